@@ -1,0 +1,9 @@
+"""Every detection anchor of a feature pyramid, exact to the last bit, in one CUDA launch or one CPU pass."""
+
+from importlib.metadata import version as _version
+
+from .ops import build_info  # first: loads the native library  # isort: skip
+from .anchors import Anchors, generate
+
+__all__ = ["Anchors", "build_info", "generate"]
+__version__ = _version("anchor_ext")

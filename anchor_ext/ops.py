@@ -1,0 +1,210 @@
+"""Loads the native library (or says exactly why not), registers its fake kernels, and makes the calls into it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._arguments import show
+
+__all__ = ["build_info", "generate"]
+
+
+def _load() -> None:
+    library = Path(__file__).with_name("libanchor_ext.so")
+    try:
+        torch.ops.load_library(library)
+        from . import _core  # noqa: F401
+    except (OSError, ImportError) as error:
+        raise ImportError(
+            f"anchor_ext's native library in {library.parent} does not load with Python "
+            f"{sys.version.split()[0]} and torch {torch.__version__}:\n    {error}\n"
+            "It is compiled on the machine that uses it, and needs torch 2.11 or newer. Build it anew, in the source "
+            "tree, with\n    pip install --no-build-isolation --no-deps --force-reinstall .\n"
+            "(A Python that is started in the source tree itself sees the sources there, not what was installed.)"
+        ) from error
+
+
+_load()
+
+from . import _core  # noqa: E402
+
+_DTYPES = {
+    torch.float32: _core.Dtype.float32,
+    torch.float64: _core.Dtype.float64,
+    torch.float16: _core.Dtype.float16,
+    torch.bfloat16: _core.Dtype.bfloat16,
+}
+_DEVICES = {"cpu": _core.Device.cpu, "cuda": _core.Device.cuda}
+_CPU = torch.device("cpu")
+
+
+def build_info() -> dict[str, Any]:
+    """How this anchor_ext was compiled and what it runs with.
+
+    Returns:
+        anchor_ext, python, torch: the versions that run; torch_built_with: the torch it was compiled against;
+        torch_oldest: the oldest torch that the same binary runs with; compiler; cuda: the toolkit's version, None
+        without CUDA; cuda_archs: the architectures with machine code (sm_*) or PTX (compute_*) in the binary;
+        openmp: whether torch's CPU threads, which anchor_ext uses, are OpenMP's; nvtx: whether calls show in nsys.
+    """
+    from importlib.metadata import version
+
+    return {
+        "anchor_ext": version("anchor_ext"),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        **_core.build_info(),
+        "openmp": torch.backends.openmp.is_available(),
+    }
+
+
+@torch.library.register_fake("anchor_ext::generate")  # type: ignore[untyped-decorator]
+def _(
+    level_shapes: Sequence[int],
+    strides: Sequence[float],
+    cell_anchors: Sequence[float],
+    num_cell_anchors: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    levels = zip(level_shapes[::2], level_shapes[1::2], num_cell_anchors, strict=True)
+    num_anchors = sum(rows * columns * count for rows, columns, count in levels)
+    return torch.empty((num_anchors, 4), dtype=dtype, device=device)
+
+
+def _require_cuda() -> None:
+    if torch.version.cuda is None:
+        missing = f"torch {torch.__version__} is a build without CUDA; install one with CUDA, then anchor_ext again"
+    elif _core.build_info()["cuda"] is None:
+        missing = (
+            "anchor_ext was built without CUDA; with a CUDA toolkit at hand, run in its source tree\n"
+            "    FORCE_CUDA=1 pip install --no-build-isolation --no-deps --force-reinstall ."
+        )
+    elif not torch.cuda.is_available():
+        missing = "torch sees no GPU (torch.cuda.is_available() is False)"
+    else:
+        return
+    raise RuntimeError(f"device is cuda, but {missing}")
+
+
+@functools.cache
+def _has_cuda() -> bool:
+    return torch.version.cuda is not None and _core.build_info()["cuda"] is not None and torch.cuda.is_available()
+
+
+def _resolve(device: object) -> torch.device:
+    if device is None:
+        return torch.device("cuda") if _has_cuda() else _CPU
+    if not isinstance(device, torch.device):
+        expected = 'expected a torch.device, its name such as "cuda:0", or None'
+        if not isinstance(device, (str, int)) or isinstance(device, bool):
+            raise TypeError(f"device is {show(device)}; {expected}")
+        try:
+            device = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device is {show(device)}; {expected}") from error
+    if device.type == "cuda" and not _has_cuda():
+        _require_cuda()
+    return device
+
+
+def _native_dtype(dtype: object) -> Any:
+    native = _DTYPES.get(dtype) if isinstance(dtype, torch.dtype) else None
+    if native is None:
+        error = ValueError if isinstance(dtype, torch.dtype) else TypeError
+        raise error(f"dtype is {show(dtype)}; expected torch.float32, float64, float16 or bfloat16")
+    return native
+
+
+def _is_watched() -> bool:
+    """Whether torch's operators are being compiled, exported, traced, faked or logged: they must see ours too."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def generate(
+    config: _core.PyramidConfig,
+    operands: tuple[list[int], list[float], list[float], list[int]],
+    image_shape: Any,
+    dtype: torch.dtype,
+    device: Any,
+    out: torch.Tensor | None,
+) -> torch.Tensor:
+    """The call behind `anchor_ext.generate` and `Anchors`; `operands` is the operator's form of `config`."""
+    native_dtype = _native_dtype(dtype)
+    if out is not None:
+        return _generate_out(config, operands, image_shape, dtype, native_dtype, device, out)
+    device = _resolve(device)
+    if _is_watched():
+        return _dispatch(operands, image_shape, dtype, device)
+    native_device = _DEVICES.get(device.type)
+    if native_device is not None:
+        return config.generate(image_shape, dtype, native_dtype, device, native_device)
+    if device.type == "meta":
+        return torch.empty((1, config.num_anchors(image_shape), 4), dtype=dtype, device=device)
+    # No kernel of ours for this device: computed here, and copied.
+    return config.generate(image_shape, dtype, native_dtype, _CPU, _DEVICES["cpu"]).to(device)
+
+
+def _dispatch(operands: Any, image_shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    levels, strides, cell_anchors, num_cell_anchors = operands
+    height, width = image_shape
+    level_shapes = [(side + 2**level - 1) // 2**level for level in levels for side in (height, width)]
+    ours = device.type in _DEVICES or device.type == "meta"
+    boxes = torch.ops.anchor_ext.generate.default(
+        level_shapes, strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device if ours else _CPU
+    )
+    return boxes[None] if ours else boxes[None].to(device)
+
+
+def _generate_out(
+    config: _core.PyramidConfig,
+    operands: Any,
+    image_shape: Any,
+    dtype: torch.dtype,
+    native_dtype: Any,
+    device: Any,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out is {show(out)}; expected a tensor or None")
+    device = out.device if device is None else _resolve(device)
+    if out.device.type != device.type or (device.index is not None and out.device.index not in (None, device.index)):
+        raise ValueError(f"out is on device {out.device}; expected {device}")
+    if out.dtype != dtype:
+        raise ValueError(f"out has dtype {out.dtype}; expected {dtype}, as the argument dtype says")
+    if out.layout is not torch.strided or not out.is_contiguous() or out.is_neg():
+        raise ValueError(
+            f"out has layout {out.layout} and strides {tuple(out.stride()) if out.layout is torch.strided else None}; "
+            "expected a contiguous tensor"
+        )
+    if out.requires_grad:
+        raise ValueError("out requires grad; expected a tensor that does not")
+    if _is_watched() or type(out) is not torch.Tensor:
+        return out.copy_(_dispatch(operands, image_shape, dtype, device))
+
+    shape = (1, config.num_anchors(image_shape), 4)
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out has shape {tuple(out.shape)}; expected {shape}")
+    if device.type == "meta":
+        return out
+    end = (out.storage_offset() + out.numel()) * out.element_size()
+    if out.untyped_storage().nbytes() < end:
+        raise ValueError(f"out has a storage of {out.untyped_storage().nbytes()} bytes; expected {end} for its shape")
+    native_device = _DEVICES.get(device.type)
+    if native_device is None:
+        return out.copy_(config.generate(image_shape, dtype, native_dtype, _CPU, _DEVICES["cpu"]))
+    config.fill(image_shape, out.data_ptr(), native_dtype, native_device, out.get_device())
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back
+    return out
