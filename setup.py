@@ -140,7 +140,7 @@ class BuildNative(BuildExtension):
         if torch_error is not None:
             fail(
                 f"torch cannot be imported by {sys.executable} ({torch_error}).\n"
-                "anchor_ext is compiled against the torch that it will run with, so torch comes first, and pip must not "
+                "anchor_ext is compiled against the torch that it will run with: torch comes first, and pip must not "
                 "hide it in an isolated build:",
                 "pip install torch setuptools pybind11 ninja",
                 INSTALL,
@@ -174,7 +174,7 @@ class BuildNative(BuildExtension):
         library.extra_link_args = ["-Wl,-soname,libanchor_ext.so"]
         if toolkit:
             flags = arch_flags(cuda_home)
-            archs = " ".join(re.findall(r"code=(\w+)", " ".join(flags)))
+            archs = " ".join(re.findall(r",code=(\w+)", " ".join(flags)))
             library.sources.append("csrc/generate_cuda.cu")
             library.extra_compile_args["cxx"] += [
                 "-DANCHOR_EXT_WITH_CUDA",

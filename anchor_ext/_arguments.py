@@ -36,7 +36,7 @@ def _items(name: str, value: object, expected: str) -> list[Any]:
     if not _is_sequence(value):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     try:
-        items = list(value)  # type: ignore[call-overload]
+        items: list[Any] = list(value)  # type: ignore[call-overload]
     except Exception as error:
         raise TypeError(f"{name} is {show(value)}; expected {expected}") from error
     if not items:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +175,7 @@ class Anchors(nn.Module):
             raise TypeError(f"boxes is {_arguments.show(boxes)}; expected a tensor (..., N, K)")
         if boxes.ndim < 2 or boxes.shape[-2] != sum(counts):
             raise ValueError(f"boxes has shape {tuple(boxes.shape)}; expected (..., {sum(counts)}, K)")
-        return boxes.split(counts, dim=-2)
+        return torch.split(boxes, counts, dim=-2)
 
     @property
     def cell_anchors(self) -> list[Tensor]:

@@ -42,6 +42,7 @@ _DTYPES = {
 }
 _DEVICES = {"cpu": _core.Device.cpu, "cuda": _core.Device.cuda}
 _CPU = torch.device("cpu")
+_EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0", or None'
 
 
 def build_info() -> dict[str, Any]:
@@ -99,20 +100,28 @@ def _has_cuda() -> bool:
     return torch.version.cuda is not None and _core.build_info()["cuda"] is not None and torch.cuda.is_available()
 
 
-def _resolve(device: object) -> torch.device:
+@functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
+def _resolve(device: Any) -> tuple[torch.device, Any]:
+    """The device and, where there is a kernel of ours for it, its native name."""
     if device is None:
-        return torch.device("cuda") if _has_cuda() else _CPU
+        device = torch.device("cuda") if _has_cuda() else _CPU
     if not isinstance(device, torch.device):
-        expected = 'expected a torch.device, its name such as "cuda:0", or None'
         if not isinstance(device, (str, int)) or isinstance(device, bool):
-            raise TypeError(f"device is {show(device)}; {expected}")
+            raise TypeError
         try:
             device = torch.device(device)
         except (RuntimeError, TypeError) as error:
-            raise ValueError(f"device is {show(device)}; {expected}") from error
+            raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from error
     if device.type == "cuda" and not _has_cuda():
         _require_cuda()
-    return device
+    return device, _DEVICES.get(device.type)
+
+
+def _resolve_any(device: object) -> tuple[torch.device, Any]:
+    try:
+        return _resolve(device)
+    except TypeError:  # what cannot be hashed is no device either
+        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from None
 
 
 def _native_dtype(dtype: object) -> Any:
@@ -144,10 +153,9 @@ def generate(
     native_dtype = _native_dtype(dtype)
     if out is not None:
         return _generate_out(config, operands, image_shape, dtype, native_dtype, device, out)
-    device = _resolve(device)
+    device, native_device = _resolve_any(device)
     if _is_watched():
         return _dispatch(operands, image_shape, dtype, device)
-    native_device = _DEVICES.get(device.type)
     if native_device is not None:
         return config.generate(image_shape, dtype, native_dtype, device, native_device)
     if device.type == "meta":
@@ -164,7 +172,8 @@ def _dispatch(operands: Any, image_shape: Any, dtype: torch.dtype, device: torch
     boxes = torch.ops.anchor_ext.generate.default(
         level_shapes, strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device if ours else _CPU
     )
-    return boxes[None] if ours else boxes[None].to(device)
+    batched: torch.Tensor = boxes[None]
+    return batched if ours else batched.to(device)
 
 
 def _generate_out(
@@ -178,7 +187,7 @@ def _generate_out(
 ) -> torch.Tensor:
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out is {show(out)}; expected a tensor or None")
-    device = out.device if device is None else _resolve(device)
+    device, native_device = _resolve_any(out.device if device is None else device)
     if out.device.type != device.type or (device.index is not None and out.device.index not in (None, device.index)):
         raise ValueError(f"out is on device {out.device}; expected {device}")
     if out.dtype != dtype:
@@ -201,7 +210,6 @@ def _generate_out(
     end = (out.storage_offset() + out.numel()) * out.element_size()
     if out.untyped_storage().nbytes() < end:
         raise ValueError(f"out has a storage of {out.untyped_storage().nbytes()} bytes; expected {end} for its shape")
-    native_device = _DEVICES.get(device.type)
     if native_device is None:
         return out.copy_(config.generate(image_shape, dtype, native_dtype, _CPU, _DEVICES["cpu"]))
     config.fill(image_shape, out.data_ptr(), native_dtype, native_device, out.get_device())

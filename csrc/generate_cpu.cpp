@@ -89,7 +89,8 @@ void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std
         y[0] = bits(round_to<T>(box.y1));
         y[1] = bits(round_to<T>(box.y2));
       }
-      for (std::int64_t i = cell; i < period; ++i) ys[i] = ys[i - cell];
+      for (std::int64_t i = cell; i < period; i += cell)
+        std::memcpy(ys + i, ys, static_cast<std::size_t>(cell) * sizeof(T));
       interleave(out + 2 * (row * level.columns + first) * cell, xs + (first - left) * cell, ys, (last - first) * cell,
                  period);
     }

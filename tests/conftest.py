@@ -27,7 +27,7 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 def random_configuration(rng: random.Random) -> dict[str, list]:
     """Per-level arguments of `Anchors` in their longest form, over everything that it accepts."""
     count = rng.choice([1, 1, 2, 3, 5, 16])
-    levels = rng.sample(range(0, 17 if count > 8 else 9), count)
+    levels = rng.sample(range(17 if count > 8 else 9), count)
     level_by_level = rng.random() < 0.5
 
     def numbers(low: float, high: float) -> list[list[float]]:

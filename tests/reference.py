@@ -32,12 +32,12 @@ def anchors(image_shape, levels=None, strides=None, sizes=None, ratios=None, sca
     ratios = [RATIOS] * len(levels) if ratios is None else ratios
     scales = [SCALES] * len(levels) if scales is None else scales
     boxes = []
-    for l, level in enumerate(levels):
+    for i, level in enumerate(levels):
         rows, columns = ((side + 2**level - 1) // 2**level for side in image_shape)
-        stride_y, stride_x = strides[l] if isinstance(strides[l], Sequence) else (strides[l], strides[l])
+        stride_y, stride_x = strides[i] if isinstance(strides[i], Sequence) else (strides[i], strides[i])
         x, y = np.meshgrid((np.arange(columns) + 0.5) * stride_x, (np.arange(rows) + 0.5) * stride_y)
         shifts = np.stack([x.ravel(), y.ravel(), x.ravel(), y.ravel()], axis=1)
-        cells = cell_anchors(sizes[l], ratios[l], scales[l])
+        cells = cell_anchors(sizes[i], ratios[i], scales[i])
         boxes.append((shifts[:, None, :] + cells[None, :, :]).reshape(-1, 4))
     return np.concatenate(boxes)
 
@@ -65,7 +65,8 @@ def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
     nearest = np.where(nearest >= 2.0**128, np.inf, nearest)
     exact = nearest.astype(np.float32)  # representable, so this rounds nothing
     assert np.array_equal(exact.astype(np.float64), nearest)
-    return (np.copysign(exact, values.astype(np.float32)).view(np.uint32) >> 16).astype(np.uint16)
+    sign = np.signbit(values).astype(np.uint32) << 31
+    return ((exact.view(np.uint32) | sign) >> 16).astype(np.uint16)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
