@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,13 @@ def _has_cuda() -> bool:
     return torch.version.cuda is not None and _core.build_info()["cuda"] is not None and torch.cuda.is_available()
 
 
-@functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
 def _resolve(device: Any) -> tuple[torch.device, Any]:
     """The device and, where there is a kernel of ours for it, its native name."""
     if device is None:
         device = torch.device("cuda") if _has_cuda() else _CPU
     if not isinstance(device, torch.device):
         if not isinstance(device, (str, int)) or isinstance(device, bool):
-            raise TypeError
+            raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
         try:
             device = torch.device(device)
         except (RuntimeError, TypeError) as error:
@@ -117,9 +117,13 @@ def _resolve(device: Any) -> tuple[torch.device, Any]:
     return device, _DEVICES.get(device.type)
 
 
-def _resolve_any(device: object) -> tuple[torch.device, Any]:
+# Asking a torch.device for its type costs as much as a small fill.
+_resolve_once = functools.lru_cache(maxsize=64, typed=True)(_resolve)
+
+
+def _resolve_quickly(device: object) -> tuple[torch.device, Any]:
     try:
-        return _resolve(device)
+        return _resolve_once(device)
     except TypeError:  # what cannot be hashed is no device either
         raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from None
 
@@ -133,12 +137,19 @@ def _native_dtype(dtype: object) -> Any:
 
 
 def _is_watched() -> bool:
-    """Whether torch's operators are being compiled, exported, traced, faked or logged: they must see ours too."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-    )
+    """Whether torch's operators are being compiled, exported, faked or logged: ours must be seen among them."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+@contextlib.contextmanager
+def _unseen_by_jit_trace() -> Iterator[None]:
+    """torch.jit.trace knows no operator that takes a device: what is made in here becomes a constant of the trace."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def generate(
@@ -151,11 +162,16 @@ def generate(
 ) -> torch.Tensor:
     """The call behind `anchor_ext.generate` and `Anchors`; `operands` is the operator's form of `config`."""
     native_dtype = _native_dtype(dtype)
+    if torch._C._get_tracing_state() is not None:
+        image_shape = tuple(map(int, image_shape))  # tensors, in a trace
+        with _unseen_by_jit_trace():
+            boxes = generate(config, operands, image_shape, dtype, device, None)
+        return boxes if out is None else out.copy_(boxes)
     if out is not None:
         return _generate_out(config, operands, image_shape, dtype, native_dtype, device, out)
-    device, native_device = _resolve_any(device)
     if _is_watched():
-        return _dispatch(operands, image_shape, dtype, device)
+        return _dispatch(operands, image_shape, dtype, _resolve(device)[0])
+    device, native_device = _resolve_quickly(device)
     if native_device is not None:
         return config.generate(image_shape, dtype, native_dtype, device, native_device)
     if device.type == "meta":
@@ -187,7 +203,7 @@ def _generate_out(
 ) -> torch.Tensor:
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out is {show(out)}; expected a tensor or None")
-    device, native_device = _resolve_any(out.device if device is None else device)
+    device, native_device = _resolve(out.device if device is None else device)
     if out.device.type != device.type or (device.index is not None and out.device.index not in (None, device.index)):
         raise ValueError(f"out is on device {out.device}; expected {device}")
     if out.dtype != dtype:

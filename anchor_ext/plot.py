@@ -24,7 +24,7 @@ def read_image(file: str | os.PathLike[str]) -> Any:
         from matplotlib import image
     except ImportError as error:
         raise ImportError(_MISSING) from error
-    return image.imread(file)
+    return image.imread(os.fspath(file))
 
 
 def plot(

@@ -53,19 +53,19 @@ def main() -> None:
     print(
         "microseconds per call; NumPy / us: how many times faster; us / limit: 1.00 is the speed of writing the bytes\n"
     )
-    header = "threads       image    anchors      NumPy  anchor_ext  torch.full       out=     fill_  | NumPy/us  us/full  out=/fill_"
-    print(header)
+    columns = ["NumPy", "anchor_ext", "torch.full", "out=", "fill_", "NumPy/us", "us/full", "out=/fill_"]
+    print("threads        image     anchors" + "".join(f"{column:>12}" for column in columns))
     results = []
     for threads in dict.fromkeys([1, all_threads] if device.type == "cpu" else [1]):
         for shape in SHAPES:
             samples = measure(shape, device, threads)
             m = {name: 1e6 * value for name, value in medians(samples).items()}
             n = anchor_ext.Anchors().num_anchors(shape)
-            print(
-                f"{threads:7}  {shape[0]:4}x{shape[1]:<5} {n:9,} {m['numpy']:10.1f} {m['anchor_ext']:11.2f} {m['full']:11.2f}"
-                f" {m['anchor_ext out=']:10.2f} {m['fill_']:9.2f}  | {m['numpy'] / m['anchor_ext']:8.0f}"
-                f" {m['anchor_ext'] / m['full']:8.2f} {m['anchor_ext out='] / m['fill_']:11.2f}"
-            )
+            ours, full, ours_out, fill = (m[name] for name in ("anchor_ext", "full", "anchor_ext out=", "fill_"))
+            numbers = [f"{value:12.1f}" for value in (m["numpy"], ours, full, ours_out, fill, m["numpy"] / ours)]
+            ratios = [f"{value:12.2f}" for value in (ours / full, ours_out / fill)]
+            image = "{}x{}".format(*shape)
+            print(f"{threads:7}{image:>13}{n:12,}" + "".join(numbers + ratios))
             results.append({"threads": threads, "image_shape": shape, "num_anchors": n, "seconds": samples})
     if options.json:
         os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
