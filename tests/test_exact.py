@@ -76,7 +76,7 @@ def test_every_split_of_the_cpu_threads(dtype, rng):
         torch.set_num_threads(before)
 
 
-def test_threads_are_used():
+def test_threads_are_used(tmp_path):
     """A trap of its own: compiled in the wrong place, a parallel loop runs on one thread, silently."""
     script = """if True:
         import os, torch, anchor_ext
@@ -90,7 +90,7 @@ def test_threads_are_used():
         del ticks[os.getpid()]
         print(max(ticks.values(), default=0))
     """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert int(run.stdout) > 0  # user time of a thread that is not the main one
 
 

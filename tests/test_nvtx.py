@@ -31,7 +31,8 @@ def test_ranges_reach_a_tool(tmp_path):
     source = ROOT / "tests" / "nvtx" / "injection.cpp"
     subprocess.run([CXX, "-shared", "-fPIC", "-isystem", *nvtx_include(), source, "-o", library], check=True)
     environment = {**os.environ, "NVTX_INJECTION64_PATH": str(library)}
-    run = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", SCRIPT]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = [line for line in run.stdout.splitlines() if "anchor_ext" in line or " " not in line]
     ranges = ["push anchor_ext generate", "pop anchor_ext"]
     assert lines == [line for name in ("eager", "out", "module", "operator") for line in [name, *ranges]]

@@ -1,0 +1,48 @@
+# Every habit of the project is one word. `make demo` and `make test` need python3, make and a C++ compiler.
+PYTHON ?= python3
+VENV ?= .venv
+# Taken only where the environment has no torch yet.
+TORCH ?= torch==2.13.0
+# Where `make gpu` writes its results.
+OUT ?= out/gpu
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: install demo test lint format bench gpu clean
+
+install:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install "$(TORCH)"; }
+	@$(PIP) install "setuptools>=77" "pybind11>=2.12" ninja
+	@echo "compiling anchor_ext"
+	@$(PIP) install --no-build-isolation -e ".[test]"
+
+demo: install
+	@$(BIN)/python benchmarks/demo.py
+
+test: install
+	@$(BIN)/pytest
+
+lint: install
+	@$(PIP) install --no-build-isolation -e ".[lint]"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu')
+	$(BIN)/mypy
+
+format: install
+	@$(PIP) install --no-build-isolation -e ".[lint]"
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu')
+
+bench: install
+	@$(BIN)/python benchmarks/bench.py
+
+# On a machine with a GPU, with the torch that $(PYTHON) has: everything that a GPU must show, in ten minutes.
+gpu:
+	@PYTHON="$(PYTHON)" OUT="$(OUT)" bash benchmarks/gpu.sh
+
+clean:
+	rm -rf build dist out *.egg-info anchor_ext/*.so

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything that a GPU must show: build, the suite on CUDA, compute-sanitizer, timings. Results go to $OUT.
+# Uses the torch, pytest and compiler of $PYTHON, and no network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+
+step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+
+step "build"
+FORCE_CUDA=1 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --quiet --target "$site" . 2>&1 |
+  tee "$OUT/build.log"
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+(cd "$site" && "$PYTHON" -m anchor_ext --info) | tee "$OUT/info.json"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$OUT/gpu.csv"
+
+failed=0
+step "suite"
+"$PYTHON" -P -m pytest -q -p no:cacheprovider tests 2>&1 | tee "$OUT/suite.log" || failed=1
+
+for tool in memcheck initcheck; do
+  step "compute-sanitizer $tool"
+  compute-sanitizer --tool "$tool" --error-exitcode 1 "$PYTHON" -P tests/sanitized.py 2>&1 |
+    tee "$OUT/$tool.log" | tail -n 5 || failed=1
+done
+
+step "timings"
+"$PYTHON" -P benchmarks/bench.py --device cuda --json "$OUT/bench_cuda.json" 2>&1 | tee "$OUT/bench_cuda.txt" || failed=1
+"$PYTHON" -P benchmarks/bench.py --device cpu --json "$OUT/bench_cpu.json" 2>&1 | tee "$OUT/bench_cpu.txt" || failed=1
+
+step "done"
+if [ "$failed" = 0 ]; then echo "gpu: all passed"; else echo "gpu: FAILED"; fi
+exit "$failed"

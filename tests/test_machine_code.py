@@ -1,0 +1,79 @@
+"""What the CUDA compiler made of the kernel, read from the installed library; no GPU is needed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from toolchain import binary_tool
+
+import anchor_ext
+
+LIBRARY = Path(anchor_ext.__file__).with_name("libanchor_ext.so")
+CUOBJDUMP, NVDISASM = binary_tool("cuobjdump"), binary_tool("nvdisasm")
+INFO = anchor_ext.build_info()
+OUTPUT_TYPES = {"f": "float32", "d": "float64", "NS_7Float16E": "float16", "NS_8BFloat16E": "bfloat16"}
+
+pytestmark = [
+    pytest.mark.skipif(INFO["cuda"] is None, reason="built without CUDA"),
+    pytest.mark.skipif(CUOBJDUMP is None or NVDISASM is None, reason="needs cuobjdump and nvdisasm"),
+]
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
+    """(arch, output type) -> instructions and resources of the kernel's machine code."""
+    folder = tmp_path_factory.mktemp("cubins")
+    subprocess.run([CUOBJDUMP, "-xelf", "all", LIBRARY], cwd=folder, check=True, capture_output=True)
+    found = {}
+    for cubin in sorted(folder.glob("*.cubin")):
+        arch = re.search(r"sm_\d+", cubin.name)[0]
+        code = subprocess.run([NVDISASM, "-c", cubin], check=True, capture_output=True, text=True).stdout
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", cubin], check=True, capture_output=True, text=True)
+        resources = dict(re.findall(r"Function (\S+):\s*\n\s*(.*)", usage.stdout + usage.stderr))
+        for name, body in re.findall(r"^\.text\.(\S+):\n(.*?)(?=^\.text\.|\Z)", code, re.MULTILINE | re.DOTALL):
+            mangled = re.search(r"generate_kernelI(\w+?)EEvNS_7Pyramid", name)
+            assert mangled, f"a kernel of another name: {name}"
+            key = (arch, OUTPUT_TYPES[mangled[1]])
+            assert key not in found
+            found[key] = {"code": body, "resources": resources[name]}
+    return found
+
+
+def test_one_kernel_per_output_type_and_arch(kernels):
+    archs = [arch for arch in INFO["cuda_archs"] if arch.startswith("sm_")]
+    assert archs
+    assert sorted(kernels) == sorted((arch, name) for arch in archs for name in OUTPUT_TYPES.values())
+
+
+def test_ptx_for_later_archs():
+    listed = subprocess.run([CUOBJDUMP, "-lptx", LIBRARY], check=True, capture_output=True, text=True).stdout
+    for arch in INFO["cuda_archs"]:
+        if arch.startswith("compute_"):
+            assert arch.replace("compute_", "sm_") in listed
+
+
+@pytest.mark.parametrize(
+    ("output_type", "store"),
+    [("float32", r"STG\.E\.128"), ("float64", r"STG\.E\.128"), ("float16", r"STG\.E\.64"), ("bfloat16", r"STG\.E\.64")],
+)
+def test_wide_stores(kernels, output_type, store):
+    for (arch, name), kernel in kernels.items():
+        if name == output_type:
+            assert len(re.findall(store, kernel["code"])) == (2 if name == "float64" else 1), arch
+
+
+def test_no_spills_no_stack_no_local_memory(kernels):
+    for key, kernel in kernels.items():
+        assert re.search(r"\bSTACK:0\b", kernel["resources"]), (key, kernel["resources"])
+        assert re.search(r"\bLOCAL:0\b", kernel["resources"]), (key, kernel["resources"])
+        assert not re.search(r"\b(LDL|STL)\b", kernel["code"]), key
+
+
+def test_no_fused_multiply_add(kernels):
+    """A product contracted with the addition behind it would change the last bit."""
+    for key, kernel in kernels.items():
+        assert "DMUL" in kernel["code"] and "DADD" in kernel["code"], key
+        assert not re.search(r"\bDFMA\b", kernel["code"]), key
