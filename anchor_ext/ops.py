@@ -43,6 +43,7 @@ _DTYPES = {
 }
 _DEVICES = {"cpu": _core.Device.cpu, "cuda": _core.Device.cuda}
 _CPU = torch.device("cpu")
+_NATIVE_CPU = _core.Device.cpu
 _EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0", or None'
 
 
@@ -177,7 +178,7 @@ def generate(
     if device.type == "meta":
         return torch.empty((1, config.num_anchors(image_shape), 4), dtype=dtype, device=device)
     # No kernel of ours for this device: computed here, and copied.
-    return config.generate(image_shape, dtype, native_dtype, _CPU, _DEVICES["cpu"]).to(device)
+    return config.generate(image_shape, dtype, native_dtype, _CPU, _NATIVE_CPU).to(device)
 
 
 def _dispatch(operands: Any, image_shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -227,7 +228,7 @@ def _generate_out(
     if out.untyped_storage().nbytes() < end:
         raise ValueError(f"out has a storage of {out.untyped_storage().nbytes()} bytes; expected {end} for its shape")
     if native_device is None:
-        return out.copy_(config.generate(image_shape, dtype, native_dtype, _CPU, _DEVICES["cpu"]))
+        return out.copy_(config.generate(image_shape, dtype, native_dtype, _CPU, _NATIVE_CPU))
     config.fill(image_shape, out.data_ptr(), native_dtype, native_device, out.get_device())
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -36,8 +37,9 @@ def plot(
 ) -> None:
     """Writes a picture of some anchors over an image, or over an empty frame of its shape.
 
-    For each level, one cell is chosen, from the image's left to its right and from the finest level to the coarsest;
-    it is marked, and its cell anchors are drawn as they lie, over the image's edge too.
+    For each level, one cell is marked and up to three of its cell anchors are drawn as they lie, over the image's
+    edge too; the coarsest level's cell is in the middle, the finer ones spiral outwards. Dots show every cell of the
+    middle level.
 
     Args:
         anchors: the pyramid.
@@ -62,34 +64,40 @@ def plot(
         raise ImportError(_MISSING) from error
 
     height, width = image_shape
-    scale = 10 / max(height, width)
-    figure = Figure(figsize=(max(4.0, width * scale), max(4.0, height * scale)), dpi=110, layout="constrained")
+    count = len(shapes)
+    drawn = []  # x1, y1, x2, y2 of everything
+    figure = Figure(figsize=(9, 9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if picture is not None:
         axes.imshow(picture, extent=(0, width, height, 0), cmap="gray", alpha=0.75)
     axes.add_patch(Rectangle((0, 0), width, height, fill=False, color="black", linewidth=1))
 
-    count = len(shapes)
-    for i, (level, stride, (rows, columns), of_level) in enumerate(
-        zip(anchors.pyramid_levels, anchors.strides, shapes, boxes, strict=True)
-    ):
-        row = rows // 2
-        column = min(columns - 1, int(columns * (i + 0.5) / count))
+    by_stride = sorted(range(count), key=lambda i: anchors.strides[i], reverse=True)
+    for order, i in enumerate(by_stride):
+        (rows, columns), (stride_y, stride_x), of_level = shapes[i], anchors.strides[i], boxes[i]
+        color = colormaps["turbo"](0.08 + 0.84 * (order + 0.5) / count)
+        radius, angle = 0.4 * order / max(1, count - 1), 2.4 * order
+        row = min(rows - 1, int(rows * (0.5 + radius * math.sin(angle))))
+        column = min(columns - 1, int(columns * (0.5 + radius * math.cos(angle))))
         per_cell = of_level.shape[-2] // (rows * columns)
+        chosen = sorted({int((k + 0.5) * per_cell / 3) for k in range(3)})
         first = (row * columns + column) * per_cell
-        cell = of_level[0, first : first + per_cell].tolist()
-        color = colormaps["turbo"]((i + 0.5) / count)
-        for x1, y1, x2, y2 in cell:
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, linewidth=1.4))
-        x, y = (column + 0.5) * stride[1], (row + 0.5) * stride[0]
-        label = f"P{level}: stride {stride[0]:g}, {rows}x{columns} cells, {per_cell} anchors each"
-        axes.plot([x], [y], "o", color=color, markersize=7, markeredgecolor="black", label=label)
-    axes.set_xlim(-0.15 * width, 1.15 * width)
-    axes.set_ylim(1.15 * height, -0.15 * height)
+        for x1, y1, x2, y2 in of_level[0, first : first + per_cell][chosen].tolist():
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, linewidth=2))
+            drawn.append((x1, y1, x2, y2))
+        if order == count // 2 and rows * columns <= 10_000:
+            x, y = [(c + 0.5) * stride_x for c in range(columns)], [(r + 0.5) * stride_y for r in range(rows)]
+            axes.plot(x * rows, [v for v in y for _ in x], ".", color=color, markersize=3)
+        label = f"P{anchors.pyramid_levels[i]}: stride {stride_y:g}, {rows}x{columns} cells of {per_cell} anchors"
+        centre = [(column + 0.5) * stride_x], [(row + 0.5) * stride_y]
+        axes.plot(*centre, "o", color=color, markersize=8, markeredgecolor="black", label=label)
+    x1, y1, x2, y2 = zip((0, 0, width, height), *drawn, strict=True)
+    margin = 0.02 * max(height, width)
+    axes.set_xlim(min(x1) - margin, max(x2) + margin)
+    axes.set_ylim(max(y2) + margin, min(y1) - margin)
     axes.set_aspect("equal")
-    axes.set_title(
-        f"{sum(of_level.shape[-2] for of_level in boxes):,} anchors over {height}x{width}, one cell per level"
-    )
+    total = sum(of_level.shape[-2] for of_level in boxes)
+    axes.set_title(f"{total:,} anchors over {height}x{width}; up to three of one cell per level are drawn")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=2, fontsize="small", frameon=False)
     figure.savefig(file)

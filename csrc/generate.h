@@ -16,8 +16,8 @@ ANCHOR_EXT_HD std::int64_t item_size(Dtype dtype) {
 // Writes anchors begin .. end-1 on the calling thread. `out` [num_anchors, 4] is where anchor 0 lies.
 void generate_cpu(const Pyramid& pyramid, Dtype dtype, void* out, std::int64_t begin, std::int64_t end);
 
-// Launches one kernel on `stream` (a cudaStream_t) of the current device, which writes all of `out`
+// Launches one kernel on `stream` (a cudaStream_t) of `device`, which must be current; it writes all of `out`
 // [num_anchors, 4]. Any alignment will do; 16 bytes is the fast one. Throws std::runtime_error if the launch fails.
-void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, void* stream);
+void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, int device, void* stream);
 
 }  // namespace anchor_ext

@@ -35,6 +35,11 @@ __global__ void __launch_bounds__(kThreads) generate_kernel(const __grid_constan
   }
 }
 
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("anchor_ext: ") + what + " failed: " + cudaGetErrorString(error));
+}
+
 template <typename T>
 void launch(const Pyramid& pyramid, void* out, void* stream) {
   const std::int64_t blocks = (pyramid.num_anchors + kThreads - 1) / kThreads;
@@ -44,15 +49,15 @@ void launch(const Pyramid& pyramid, void* out, void* stream) {
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
   config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, generate_kernel<T>, pyramid, static_cast<T*>(out));
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("anchor_ext: the launch of generate failed: ") + cudaGetErrorString(error));
+  check(cudaLaunchKernelEx(&config, generate_kernel<T>, pyramid, static_cast<T*>(out)), "the launch of generate");
 }
 
 }  // namespace
 
-void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, void* stream) {
+void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, int device, void* stream) {
   if (pyramid.num_anchors == 0) return;
+  // The CUDA runtime is linked statically: this copy of it has not seen which device torch made current.
+  check(cudaSetDevice(device), "choosing the device");
   switch (dtype) {
     case Dtype::float32:
       return launch<float>(pyramid, out, stream);

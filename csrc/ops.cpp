@@ -54,7 +54,7 @@ void generate_on_cuda(const Pyramid& pyramid, Dtype dtype, void* out, std::int32
   const stable::accelerator::DeviceGuard guard(device_index);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream));
-  generate_cuda(pyramid, dtype, out, stream);
+  generate_cuda(pyramid, dtype, out, device_index, stream);
 #else
   (void)pyramid, (void)dtype, (void)out, (void)device_index;
   throw std::runtime_error("anchor_ext: device is cuda, but anchor_ext was built without CUDA");

@@ -67,6 +67,21 @@ def test_devices_by_name(device_of):
     assert torch.equal(anchor_ext.generate(SHAPE, device=device_of), expected())
 
 
+def test_a_device_without_a_kernel_gets_a_copy(monkeypatch):
+    """No such device is here, so one that has a kernel plays it."""
+    monkeypatch.setattr(anchor_ext.ops, "_DEVICES", {})
+    anchor_ext.ops._resolve_once.cache_clear()
+    made_on = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: made_on.append(self.device) or self.clone())
+    try:
+        assert torch.equal(anchor_ext.generate(SHAPE, device="cpu"), expected())
+        out = torch.zeros_like(expected())
+        assert anchor_ext.generate(SHAPE, out=out) is out and torch.equal(out, expected())
+    finally:
+        anchor_ext.ops._resolve_once.cache_clear()
+    assert made_on == [torch.device("cpu")]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_meta_has_the_shape_and_does_no_work(dtype):
     boxes = anchor_ext.generate((2**30, 2**30), pyramid_levels=[3], dtype=dtype, device="meta")

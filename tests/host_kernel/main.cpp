@@ -85,10 +85,10 @@ int main(int, char** arguments) {
     if (pyramid.num_anchors <= 300) {
       watched = {&by_kernel, first, 4 * item, pyramid.num_anchors};
       after_each_thread = check_thread;
-      generate_cuda(pyramid, dtype, by_kernel.data() + first, nullptr);
+      generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
       after_each_thread = nullptr;
     }
-    generate_cuda(pyramid, dtype, by_kernel.data() + first, nullptr);
+    generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
     const std::int64_t cuts[] = {0, pyramid.num_anchors / 3, pyramid.num_anchors * 5 / 7, pyramid.num_anchors};
     for (int i = 0; i < 3; ++i) generate_cpu(pyramid, dtype, by_cpu.data() + first, cuts[i], cuts[i + 1]);
     expect(by_kernel == by_cpu, "the kernel and the CPU differ, or one wrote outside");
