@@ -12,6 +12,18 @@ HAS_CUDA = torch.cuda.is_available() and anchor_ext.build_info()["cuda"] is not 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
+# Centres at the ends of every output type's range, at its subnormals, and halfway between two of its numbers.
+EXTREME_STRIDES = [
+    *(1e-310, 1e-45, 1e-41, 3e-39, 1e-8, 5e-8, 3.1e-5, 6.1e-5, 1.3e5, 65519 * 2, 65520 * 2, 3e38, 7e38, 1e300),
+    *(2 + odd * 2.0**-digits for digits in (7, 10) for odd in (1, 3)),
+]
+
+
+def extreme_configuration(stride: float) -> dict[str, list]:
+    size = min(stride, 1e150)  # its square must be finite
+    return {"levels": [0], "strides": [(stride, stride)], "sizes": [[size]], "ratios": [[1.5]], "scales": [[1.1]]}
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here"))])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import reference
 import torch
-from conftest import DTYPES, random_configuration, random_shape
+from conftest import DTYPES, EXTREME_STRIDES, extreme_configuration, random_configuration, random_shape
 
 import anchor_ext
 
@@ -125,25 +125,9 @@ def test_rounds_once_not_twice(device):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_whole_range_of_a_dtype(dtype, device):
     """Overflow to infinity, subnormal results and zeros round as the reference does."""
-    for stride in (
-        1e-310,
-        1e-45,
-        1e-41,
-        3e-39,
-        1e-8,
-        5e-8,
-        3.1e-5,
-        6.1e-5,
-        1.3e5,
-        65519 * 2,
-        65520 * 2,
-        3e38,
-        7e38,
-        1e300,
-    ):
-        size = min(stride, 1e150)  # its square must be finite
-        configuration = {"levels": [0], "strides": [stride], "sizes": [[size]], "ratios": [[1.5]], "scales": [[1.1]]}
-        anchors = anchor_ext.Anchors([0], [stride], [size], [1.5], [1.1])
+    for stride in EXTREME_STRIDES:
+        configuration = extreme_configuration(stride)
+        anchors = anchor_ext.Anchors([0], *(configuration[k] for k in list(configuration)[1:]))
         boxes = anchors.generate((7, 9), dtype=dtype, device=device)
         expected = reference.rounded(reference.anchors((7, 9), **configuration), dtype)[None]
         assert reference.same_bits(boxes, expected), stride

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import reference
 import torch
-from conftest import DTYPES, random_configuration, random_shape
+from conftest import DTYPES, EXTREME_STRIDES, extreme_configuration, random_configuration, random_shape
 from toolchain import CXX, ROOT
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -41,9 +41,12 @@ def as_text(dtype, offset, shape, configuration) -> str:
 
 def test_every_element_once_and_none_outside(program, tmp_path, rng):
     cases, expected = [], []
-    for i in range(240):
-        configuration = random_configuration(rng)
-        shape = random_shape(rng, configuration, most=rng.choice([20, 20, 1500]))
+    configurations = [random_configuration(rng) for _ in range(240)]
+    shapes = [random_shape(rng, configuration, most=rng.choice([20, 20, 1500])) for configuration in configurations]
+    for stride in EXTREME_STRIDES:
+        configurations += [extreme_configuration(stride)] * 4
+        shapes += [(7, 9)] * 4
+    for i, (configuration, shape) in enumerate(zip(configurations, shapes, strict=True)):
         dtype = DTYPES[i % 4]
         cases.append(as_text(dtype, rng.choice([0, 0, 4, 1, 2, 3, 5]), shape, configuration))
         expected.append(reference.rounded(reference.anchors(shape, **configuration), dtype))

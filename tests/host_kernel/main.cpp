@@ -2,6 +2,7 @@
 // of each, as the kernel made them, to the file that the command names; stops at the first thing that is wrong.
 //
 // A case: dtype, offset in components, levels; rows, columns, stride y, x, cell anchors per level; their boxes.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -90,7 +91,15 @@ int main(int, char** arguments) {
     }
     generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
     const std::int64_t cuts[] = {0, pyramid.num_anchors / 3, pyramid.num_anchors * 5 / 7, pyramid.num_anchors};
-    for (int i = 0; i < 3; ++i) generate_cpu(pyramid, dtype, by_cpu.data() + first, cuts[i], cuts[i + 1]);
+    for (int i = 0; i < 3; ++i) {  // each share alone on poison, and back to front
+      std::vector<unsigned char> share(by_cpu.size(), kPoison);
+      generate_cpu(pyramid, dtype, share.data() + first, cuts[2 - i], cuts[3 - i]);
+      const std::size_t begin = first + static_cast<std::size_t>(cuts[2 - i]) * 4 * item;
+      const std::size_t end = first + static_cast<std::size_t>(cuts[3 - i]) * 4 * item;
+      for (std::size_t j = 0; j < share.size(); ++j)
+        if (j < begin || j >= end) expect(share[j] == kPoison, "a share of the CPU's work is written outside of it");
+      std::copy(share.begin() + begin, share.begin() + end, by_cpu.begin() + begin);
+    }
     expect(by_kernel == by_cpu, "the kernel and the CPU differ, or one wrote outside");
     for (std::size_t i = 0; i < first; ++i) expect(by_kernel[i] == kPoison, "written before the beginning");
     for (std::size_t i = first + bytes; i < by_kernel.size(); ++i)
