@@ -20,7 +20,8 @@ EXTREME_STRIDES = [
 
 
 def extreme_configuration(stride: float) -> dict[str, list]:
-    size = min(stride, 1e150)  # its square must be finite
+    # A cell anchor of no size leaves the centre as it is; others must have a finite square.
+    size = 1e-200 if 2 < stride < 3 else min(stride, 1e150)
     return {"levels": [0], "strides": [(stride, stride)], "sizes": [[size]], "ratios": [[1.5]], "scales": [[1.1]]}
 
 
