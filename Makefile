@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 install:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install "$(TORCH)"; }
-	@$(PIP) install "setuptools>=77" "pybind11>=2.12" ninja
+	@$(PIP) install "setuptools>=61" "pybind11>=2.12" ninja
 	@echo "compiling anchor_ext"
 	@$(PIP) install --no-build-isolation -e ".[test]"
 

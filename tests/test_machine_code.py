@@ -16,9 +16,21 @@ CUOBJDUMP, NVDISASM = binary_tool("cuobjdump"), binary_tool("nvdisasm")
 INFO = anchor_ext.build_info()
 OUTPUT_TYPES = {"f": "float32", "d": "float64", "NS_7Float16E": "float16", "NS_8BFloat16E": "bfloat16"}
 
+
+def release(tool: str | None) -> tuple[int, ...]:
+    if tool is None:
+        return ()
+    text = subprocess.run([tool, "--version"], capture_output=True, text=True).stdout
+    return tuple(map(int, re.search(r"release (\d+)\.(\d+)", text).groups()))
+
+
+TOOLKIT = tuple(map(int, (INFO["cuda"] or "0").split(".")))
 pytestmark = [
     pytest.mark.skipif(INFO["cuda"] is None, reason="built without CUDA"),
     pytest.mark.skipif(CUOBJDUMP is None or NVDISASM is None, reason="needs cuobjdump and nvdisasm"),
+    pytest.mark.skipif(
+        min(release(CUOBJDUMP), release(NVDISASM)) < TOOLKIT, reason="these tools are older than the code"
+    ),
 ]
 
 
