@@ -20,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 INSTALL = "pip install --no-build-isolation ."
 LIBRARY, MODULE = "anchor_ext.libanchor_ext", "anchor_ext._core"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the binary works with this and every later torch
+OLDEST_CUDA = (12, 1)
 OLDEST_ARCH = 75
 
 
@@ -69,6 +70,12 @@ def decide_on_cuda(torch_cuda: str | None, cuda_home: str | None) -> tuple[str |
             f"CUDA_HOME=<a CUDA {torch_cuda.split('.')[0]} toolkit> {INSTALL}",
             f"FORCE_CUDA=0 {INSTALL}    # without CUDA",
         )
+    elif tuple(map(int, toolkit.split("."))) < OLDEST_CUDA:
+        fail(
+            f"the nvcc in CUDA_HOME={cuda_home} is CUDA {toolkit}, whose kernels take too few bytes of parameters.",
+            f"CUDA_HOME=<CUDA 12.1 or newer> {INSTALL}",
+            f"FORCE_CUDA=0 {INSTALL}    # without CUDA",
+        )
     else:
         return toolkit, f"CUDA {toolkit} from {cuda_home}"
     if force == "1":
@@ -82,8 +89,15 @@ def arch_flags(cuda_home: str) -> list[str]:
         from torch.utils.cpp_extension import _get_cuda_arch_flags
 
         return _get_cuda_arch_flags()
-    listed = subprocess.run([Path(cuda_home, "bin", "nvcc"), "--list-gpu-arch"], capture_output=True, text=True).stdout
+    nvcc = Path(cuda_home, "bin", "nvcc")
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
     archs = sorted(int(arch) for arch in re.findall(r"compute_(\d+)\b", listed) if int(arch) >= OLDEST_ARCH)
+    if not archs:
+        fail(
+            f"{nvcc} lists no architecture of 7.5 or newer; does it work?",
+            f"{nvcc} --list-gpu-arch",
+            f"FORCE_CUDA=0 {INSTALL}    # without CUDA",
+        )
     codes = [(arch, f"sm_{arch}") for arch in archs] + [(archs[-1], f"compute_{archs[-1]}")]
     return [f"-gencode=arch=compute_{arch},code={code}" for arch, code in codes]
 
@@ -170,8 +184,10 @@ class BuildNative(BuildExtension):
         library.extra_compile_args = {"cxx": cxx + macros, "nvcc": []}
         library.include_dirs = ["csrc", *include_paths(), *nvtx_include(cuda_home)]
         library.library_dirs = library_paths()
-        library.libraries = ["torch", "torch_cpu"]
-        library.extra_link_args = ["-Wl,-soname,libanchor_ext.so"]
+        library.libraries = ["torch_cpu"]
+        # libtorch.so brings libtorch_cuda where there is one; a linker that keeps only what it needs would drop it.
+        keep_torch = ["-Wl,--push-state,--no-as-needed", "-ltorch", "-Wl,--pop-state"]
+        library.extra_link_args = ["-Wl,-soname,libanchor_ext.so", *keep_torch]
         if toolkit:
             flags = arch_flags(cuda_home)
             archs = " ".join(re.findall(r",code=(\w+)", " ".join(flags)))

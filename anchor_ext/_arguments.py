@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Mapping, Set
 from typing import Any
 
-__all__ = ["image_shape", "levels", "per_level", "show", "stride_pairs"]
+from ._core import MAX_CELL_ANCHORS, MAX_LEVELS, MAX_SIDE
 
-_MAX_SIDE = 2**31 - 1
+__all__ = ["image_shape", "levels", "per_level", "shape_of", "show", "stride_pairs"]
 
 
 def show(value: object) -> str:
@@ -21,13 +22,25 @@ def show(value: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def shape_of(tensor: Any) -> str:
+    """A tensor's shape for an error; a nested one has none."""
+    return "nested" if tensor.is_nested else str(tuple(tensor.shape))
+
+
+def _attribute(value: object, name: str, default: object) -> object:
+    try:
+        return getattr(value, name, default)
+    except Exception:  # an attribute that cannot be read is none
+        return default
+
+
 def _is_bool(value: object) -> bool:
-    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    return isinstance(value, bool) or str(_attribute(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def _is_sequence(value: object) -> bool:
     """A list, tuple, range, NumPy array, tensor or the like; no text, mapping, set or iterator."""
-    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, Set)) or getattr(value, "ndim", 1) == 0:
+    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, Set)) or _attribute(value, "ndim", 1) == 0:
         return False
     return hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
 
@@ -36,9 +49,13 @@ def _items(name: str, value: object, expected: str) -> list[Any]:
     if not _is_sequence(value):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     try:
-        items: list[Any] = list(value)  # type: ignore[call-overload]
+        length = len(value)  # type: ignore[arg-type]
+        # What is longer than any argument may be is not worth reading.
+        items: list[Any] = list(value) if length <= MAX_CELL_ANCHORS else []  # type: ignore[call-overload]
     except Exception as error:
         raise TypeError(f"{name} is {show(value)}; expected {expected}") from error
+    if length > MAX_CELL_ANCHORS:
+        raise ValueError(f"{name} has {length} items; expected {expected}")
     if not items:
         raise ValueError(f"{name} is empty; expected {expected}")
     return items
@@ -55,7 +72,10 @@ def _integer(name: str, value: object, expected: str) -> int:
 
 def _positive(name: str, value: object) -> float:
     expected = "a finite number > 0"
-    if _is_bool(value) or isinstance(value, str) or not hasattr(type(value), "__float__"):
+    is_number = isinstance(value, numbers.Real) or (
+        hasattr(type(value), "__float__") and not isinstance(value, (str, bytes, numbers.Number))
+    )
+    if _is_bool(value) or not is_number:
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     try:
         number = float(value)  # type: ignore[arg-type]
@@ -76,12 +96,12 @@ def image_shape(value: object) -> tuple[int, int]:
         raise ValueError(f"image_shape is {show(value)}; expected {expected}")
     height, width = (_integer("image_shape", item, f"{expected} of type int") for item in items)
     for side in (height, width):
-        if not 1 <= side <= _MAX_SIDE:
+        if not 1 <= side <= MAX_SIDE:
             raise ValueError(f"image_shape is {show(value)}; expected {expected} of at most 2**31 - 1")
     return height, width
 
 
-def levels(value: object, most: int) -> list[int]:
+def levels(value: object) -> list[int]:
     """Distinct pyramid levels in 0..30."""
     items = _items("pyramid_levels", value, "distinct integers in 0..30")
     result = [_integer(f"pyramid_levels[{i}]", item, "an integer in 0..30") for i, item in enumerate(items)]
@@ -90,8 +110,8 @@ def levels(value: object, most: int) -> list[int]:
             raise ValueError(f"pyramid_levels[{i}] is {level}; expected an integer in 0..30")
     if len(set(result)) != len(result):
         raise ValueError(f"pyramid_levels is {show(value)}; expected distinct levels")
-    if len(result) > most:
-        raise ValueError(f"pyramid_levels has {len(result)} levels; expected at most {most}")
+    if len(result) > MAX_LEVELS:
+        raise ValueError(f"pyramid_levels has {len(result)} levels; expected at most {MAX_LEVELS}")
     return result
 
 

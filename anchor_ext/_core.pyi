@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+MAX_SIDE: int
 MAX_LEVELS: int
 MAX_CELL_ANCHORS: int
 
@@ -19,14 +20,15 @@ class Device(Enum):
     cpu = ...
     cuda = ...
 
-class PyramidConfig:
+class Config:
     def __init__(
         self,
-        pyramid_levels: Sequence[int],
         strides: Sequence[tuple[float, float]],
         cell_anchors: Sequence[Sequence[tuple[float, float, float, float]]],
+        pyramid_levels: Sequence[int],
     ) -> None: ...
     def level_shapes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]: ...
+    def level_sizes(self, image_shape: Sequence[int]) -> list[int]: ...
     def num_anchors(self, image_shape: Sequence[int]) -> int: ...
     def fill(
         self, image_shape: Sequence[int], out: int, dtype: Dtype, device: Device, device_index: int, /

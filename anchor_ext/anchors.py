@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments, ops
-from ._core import MAX_CELL_ANCHORS, MAX_LEVELS, PyramidConfig
+from ._core import MAX_CELL_ANCHORS, Config
 
 __all__ = ["Anchors", "generate"]
 
@@ -67,7 +67,7 @@ class Anchors(nn.Module):
         scales: Sequence[float] | Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
-        levels = _arguments.levels(_PYRAMID_LEVELS if pyramid_levels is None else pyramid_levels, MAX_LEVELS)
+        levels = _arguments.levels(_PYRAMID_LEVELS if pyramid_levels is None else pyramid_levels)
         count = len(levels)
         self._pyramid_levels = levels
         self._strides = _arguments.stride_pairs([2**level for level in levels] if strides is None else strides, count)
@@ -78,7 +78,7 @@ class Anchors(nn.Module):
         self._scales = _arguments.per_level("scales", _SCALES if scales is None else scales, count)
         self._check_total()
         cell_anchors = [self._cell_anchors_of(level) for level in range(count)]
-        self._config = PyramidConfig(levels, self._strides, cell_anchors)
+        self._config = Config(self._strides, cell_anchors, levels)
         self._operands = (
             levels,
             [side for pair in self._strides for side in pair],
@@ -123,6 +123,8 @@ class Anchors(nn.Module):
         """
         if not isinstance(image, Tensor):
             raise TypeError(f"image is {_arguments.show(image)}; expected a tensor (B, C, H, W) or (C, H, W)")
+        if image.is_nested:
+            raise ValueError("image is a nested tensor; expected (B, C, H, W) or (C, H, W)")
         shape = image.shape
         if len(shape) not in (3, 4) or shape[-2] == 0 or shape[-1] == 0:
             raise ValueError(f"image has shape {tuple(shape)}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
@@ -169,12 +171,11 @@ class Anchors(nn.Module):
             TypeError, ValueError: `boxes` is no tensor with N rows in its last dimension but one, or `image_shape` is
                 not two positive integers.
         """
-        shapes = self.level_shapes(image_shape)
-        counts = [rows * columns * a for (rows, columns), a in zip(shapes, self._operands[3], strict=True)]
+        counts = self._config.level_sizes(image_shape)
         if not isinstance(boxes, Tensor):
             raise TypeError(f"boxes is {_arguments.show(boxes)}; expected a tensor (..., N, K)")
-        if boxes.ndim < 2 or boxes.shape[-2] != sum(counts):
-            raise ValueError(f"boxes has shape {tuple(boxes.shape)}; expected (..., {sum(counts)}, K)")
+        if boxes.is_nested or boxes.ndim < 2 or boxes.shape[-2] != sum(counts):
+            raise ValueError(f"boxes has shape {_arguments.shape_of(boxes)}; expected (..., {sum(counts)}, K)")
         return torch.split(boxes, counts, dim=-2)
 
     @property

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._arguments import show
+if TYPE_CHECKING:
+    from . import _core
 
 __all__ = ["build_info", "generate"]
 
 
-def _load() -> None:
+def _load() -> Any:
     library = Path(__file__).with_name("libanchor_ext.so")
     try:
         torch.ops.load_library(library)
-        from . import _core  # noqa: F401
+        return importlib.import_module("anchor_ext._core")
     except (OSError, ImportError) as error:
         raise ImportError(
             f"anchor_ext's native library in {library.parent} does not load with Python "
@@ -31,20 +33,24 @@ def _load() -> None:
         ) from error
 
 
-_load()
+_native = _load()
 
-from . import _core  # noqa: E402
+from ._arguments import image_shape as _read_image_shape  # noqa: E402  (both need the native library)
+from ._arguments import shape_of, show  # noqa: E402
 
 _DTYPES = {
-    torch.float32: _core.Dtype.float32,
-    torch.float64: _core.Dtype.float64,
-    torch.float16: _core.Dtype.float16,
-    torch.bfloat16: _core.Dtype.bfloat16,
+    torch.float32: _native.Dtype.float32,
+    torch.float64: _native.Dtype.float64,
+    torch.float16: _native.Dtype.float16,
+    torch.bfloat16: _native.Dtype.bfloat16,
 }
-_DEVICES = {"cpu": _core.Device.cpu, "cuda": _core.Device.cuda}
-_CPU = torch.device("cpu")
-_NATIVE_CPU = _core.Device.cpu
+_DEVICES = {"cpu": _native.Device.cpu, "cuda": _native.Device.cuda}
+_CPU, _NATIVE_CPU = torch.device("cpu"), _native.Device.cpu
+_BUILT_WITH_CUDA = _native.build_info()["cuda"] is not None
 _EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0", or None'
+
+# The arguments of torch.ops.anchor_ext.generate that do not depend on the image, behind the pyramid levels.
+Operands = tuple[list[int], list[float], list[float], list[int]]
 
 
 def build_info() -> dict[str, Any]:
@@ -62,7 +68,7 @@ def build_info() -> dict[str, Any]:
         "anchor_ext": version("anchor_ext"),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        **_core.build_info(),
+        **_native.build_info(),
         "openmp": torch.backends.openmp.is_available(),
     }
 
@@ -82,51 +88,50 @@ def _(
     return torch.empty((num_anchors, 4), dtype=dtype, device=device)
 
 
+@functools.cache
+def _has_cuda() -> bool:
+    return _BUILT_WITH_CUDA and torch.cuda.is_available()
+
+
 def _require_cuda() -> None:
     if torch.version.cuda is None:
         missing = f"torch {torch.__version__} is a build without CUDA; install one with CUDA, then anchor_ext again"
-    elif _core.build_info()["cuda"] is None:
+    elif not _BUILT_WITH_CUDA:
         missing = (
             "anchor_ext was built without CUDA; with a CUDA toolkit at hand, run in its source tree\n"
             "    FORCE_CUDA=1 pip install --no-build-isolation --no-deps --force-reinstall ."
         )
-    elif not torch.cuda.is_available():
-        missing = "torch sees no GPU (torch.cuda.is_available() is False)"
     else:
-        return
+        missing = "torch sees no GPU (torch.cuda.is_available() is False)"
     raise RuntimeError(f"device is cuda, but {missing}")
 
 
-@functools.cache
-def _has_cuda() -> bool:
-    return torch.version.cuda is not None and _core.build_info()["cuda"] is not None and torch.cuda.is_available()
-
-
-def _resolve(device: Any) -> tuple[torch.device, Any]:
-    """The device and, where there is a kernel of ours for it, its native name."""
+def _to_device(device: object) -> torch.device:
     if device is None:
-        device = torch.device("cuda") if _has_cuda() else _CPU
-    if not isinstance(device, torch.device):
-        if not isinstance(device, (str, int)) or isinstance(device, bool):
-            raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
-        try:
-            device = torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from error
+        return torch.device("cuda") if _BUILT_WITH_CUDA and torch.cuda.is_available() else _CPU
+    if isinstance(device, torch.device):
+        return device
+    if not isinstance(device, (str, int)) or isinstance(device, bool):
+        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from error
+
+
+@functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
+def _resolve_once(device: Any) -> tuple[torch.device, Any]:
+    device = _to_device(device)
     if device.type == "cuda" and not _has_cuda():
         _require_cuda()
     return device, _DEVICES.get(device.type)
 
 
-# Asking a torch.device for its type costs as much as a small fill.
-_resolve_once = functools.lru_cache(maxsize=64, typed=True)(_resolve)
-
-
-def _resolve_quickly(device: object) -> tuple[torch.device, Any]:
-    try:
+def _resolve(device: object) -> tuple[torch.device, Any]:
+    """The device and, where there is a kernel of ours for it, its native name."""
+    if device is None or isinstance(device, (torch.device, str, int)):
         return _resolve_once(device)
-    except TypeError:  # what cannot be hashed is no device either
-        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from None
+    raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
 
 
 def _native_dtype(dtype: object) -> Any:
@@ -138,8 +143,12 @@ def _native_dtype(dtype: object) -> Any:
 
 
 def _is_watched() -> bool:
-    """Whether torch's operators are being compiled, exported, faked or logged: ours must be seen among them."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    """Whether torch's operators are compiled, exported, faked, logged or transformed: ours must be seen among them."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 @contextlib.contextmanager
@@ -154,8 +163,8 @@ def _unseen_by_jit_trace() -> Iterator[None]:
 
 
 def generate(
-    config: _core.PyramidConfig,
-    operands: tuple[list[int], list[float], list[float], list[int]],
+    config: _core.Config,
+    operands: Operands,
     image_shape: Any,
     dtype: torch.dtype,
     device: Any,
@@ -163,16 +172,17 @@ def generate(
 ) -> torch.Tensor:
     """The call behind `anchor_ext.generate` and `Anchors`; `operands` is the operator's form of `config`."""
     native_dtype = _native_dtype(dtype)
-    if torch._C._get_tracing_state() is not None:
-        image_shape = tuple(map(int, image_shape))  # tensors, in a trace
-        with _unseen_by_jit_trace():
-            boxes = generate(config, operands, image_shape, dtype, device, None)
-        return boxes if out is None else out.copy_(boxes)
     if out is not None:
-        return _generate_out(config, operands, image_shape, dtype, native_dtype, device, out)
+        return _generate_out(config, operands, image_shape, dtype, device, out)
     if _is_watched():
-        return _dispatch(operands, image_shape, dtype, _resolve(device)[0])
-    device, native_device = _resolve_quickly(device)
+        return _dispatch(config, operands, image_shape, dtype, _to_device(device))
+    if torch._C._get_tracing_state() is not None:
+        sides = image_shape
+        if isinstance(image_shape, (tuple, list)):  # of tensors, in a trace
+            sides = [int(side) if isinstance(side, torch.Tensor) else side for side in image_shape]
+        with _unseen_by_jit_trace():
+            return generate(config, operands, sides, dtype, device, None)
+    device, native_device = _resolve(device)
     if native_device is not None:
         return config.generate(image_shape, dtype, native_dtype, device, native_device)
     if device.type == "meta":
@@ -181,55 +191,72 @@ def generate(
     return config.generate(image_shape, dtype, native_dtype, _CPU, _NATIVE_CPU).to(device)
 
 
-def _dispatch(operands: Any, image_shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _is_symbolic(image_shape: Any) -> bool:
+    return isinstance(image_shape, tuple) and any(isinstance(side, torch.SymInt) for side in image_shape)
+
+
+def _dispatch(
+    config: _core.Config, operands: Operands, image_shape: Any, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     levels, strides, cell_anchors, num_cell_anchors = operands
+    if not torch.compiler.is_compiling() and not _is_symbolic(image_shape):
+        config.num_anchors(image_shape)  # raises what the eager call would
+        image_shape = _read_image_shape(image_shape)
     height, width = image_shape
     level_shapes = [(side + 2**level - 1) // 2**level for level in levels for side in (height, width)]
     ours = device.type in _DEVICES or device.type == "meta"
-    boxes = torch.ops.anchor_ext.generate.default(
+    boxes: torch.Tensor = torch.ops.anchor_ext.generate.default(
         level_shapes, strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device if ours else _CPU
-    )
-    batched: torch.Tensor = boxes[None]
-    return batched if ours else batched.to(device)
+    )[None]
+    return boxes if ours else boxes.to(device)
 
 
 def _generate_out(
-    config: _core.PyramidConfig,
-    operands: Any,
+    config: _core.Config,
+    operands: Operands,
     image_shape: Any,
     dtype: torch.dtype,
-    native_dtype: Any,
     device: Any,
     out: torch.Tensor,
 ) -> torch.Tensor:
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out is {show(out)}; expected a tensor or None")
-    device, native_device = _resolve(out.device if device is None else device)
-    if out.device.type != device.type or (device.index is not None and out.device.index not in (None, device.index)):
-        raise ValueError(f"out is on device {out.device}; expected {device}")
+    place = out.device
+    if device is not None:
+        wanted = _to_device(device)
+        if place.type != wanted.type or (wanted.index is not None and place.index not in (None, wanted.index)):
+            raise ValueError(f"out is on device {place}; expected {wanted}")
     if out.dtype != dtype:
         raise ValueError(f"out has dtype {out.dtype}; expected {dtype}, as the argument dtype says")
-    if out.layout is not torch.strided or not out.is_contiguous() or out.is_neg():
-        raise ValueError(
-            f"out has layout {out.layout} and strides {tuple(out.stride()) if out.layout is torch.strided else None}; "
-            "expected a contiguous tensor"
-        )
     if out.requires_grad:
         raise ValueError("out requires grad; expected a tensor that does not")
-    if _is_watched() or type(out) is not torch.Tensor:
-        return out.copy_(_dispatch(operands, image_shape, dtype, device))
+    if out.layout is not torch.strided or out.is_nested or not out.is_contiguous():
+        raise ValueError(f"out has layout {out.layout} and shape {shape_of(out)}; expected a contiguous tensor")
+    if type(out) is not torch.Tensor or _is_watched() or torch._C._get_tracing_state() is not None:
+        boxes = generate(config, operands, image_shape, dtype, place, None)
+        if out.shape != boxes.shape:
+            raise ValueError(f"out has shape {shape_of(out)}; expected {shape_of(boxes)}")
+        return out.copy_(boxes)
 
     shape = (1, config.num_anchors(image_shape), 4)
-    if tuple(out.shape) != shape:
-        raise ValueError(f"out has shape {tuple(out.shape)}; expected {shape}")
-    if device.type == "meta":
-        return out
+    if out.shape != shape:
+        raise ValueError(f"out has shape {shape_of(out)}; expected {shape}")
+    _, native_device = _resolve_once(place)
+    if native_device is not None:
+        _fill(config, image_shape, out, dtype, native_device)
+    elif place.type != "meta":
+        out.copy_(config.generate(image_shape, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU))
+    return out
+
+
+def _fill(config: _core.Config, image_shape: Any, out: torch.Tensor, dtype: torch.dtype, native_device: Any) -> None:
+    memory, storage = out.data_ptr(), out.untyped_storage()
     end = (out.storage_offset() + out.numel()) * out.element_size()
-    if out.untyped_storage().nbytes() < end:
-        raise ValueError(f"out has a storage of {out.untyped_storage().nbytes()} bytes; expected {end} for its shape")
-    if native_device is None:
-        return out.copy_(config.generate(image_shape, dtype, native_dtype, _CPU, _NATIVE_CPU))
-    config.fill(image_shape, out.data_ptr(), native_dtype, native_device, out.get_device())
+    if memory == 0 or storage.nbytes() < end or out.is_neg():
+        raise ValueError(
+            f"out has a storage of {storage.nbytes()} bytes at address {memory}"
+            f"{', to be read negated' if out.is_neg() else ''}; expected a tensor with {end} bytes of its own"
+        )
+    config.fill(image_shape, memory, _DTYPES[dtype], native_device, out.get_device())
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back
-    return out

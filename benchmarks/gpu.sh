@@ -3,6 +3,7 @@
 # Uses the torch, pytest and compiler of $PYTHON, and no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 PYTHON=${PYTHON:-python3}
 OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
 site=$(mktemp -d)
@@ -19,17 +20,20 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$OUT
 
 failed=0
 step "suite"
-"$PYTHON" -P -m pytest -q -p no:cacheprovider tests 2>&1 | tee "$OUT/suite.log" || failed=1
+(cd "$site" && "$PYTHON" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/tests") 2>&1 |
+  tee "$OUT/suite.log" || failed=1
 
 for tool in memcheck initcheck; do
   step "compute-sanitizer $tool"
-  compute-sanitizer --tool "$tool" --error-exitcode 1 "$PYTHON" -P tests/sanitized.py 2>&1 |
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 "$PYTHON" tests/sanitized.py 2>&1 |
     tee "$OUT/$tool.log" | tail -n 5 || failed=1
 done
 
-step "timings"
-"$PYTHON" -P benchmarks/bench.py --device cuda --json "$OUT/bench_cuda.json" 2>&1 | tee "$OUT/bench_cuda.txt" || failed=1
-"$PYTHON" -P benchmarks/bench.py --device cpu --json "$OUT/bench_cpu.json" 2>&1 | tee "$OUT/bench_cpu.txt" || failed=1
+for device in cuda cpu; do
+  step "timings on $device"
+  "$PYTHON" benchmarks/bench.py --device "$device" --json "$OUT/bench_$device.json" 2>&1 |
+    tee "$OUT/bench_$device.txt" || failed=1
+done
 
 step "done"
 if [ "$failed" = 0 ]; then echo "gpu: all passed"; else echo "gpu: FAILED"; fi

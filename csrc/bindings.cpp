@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -64,82 +65,86 @@ ImageShape to_image_shape(py::handle image_shape) {
   return sides;
 }
 
-// The strides and cell anchors of a pyramid and the levels that derive its grids from an image's shape.
-class PyramidConfig {
- public:
-  PyramidConfig(std::vector<std::int32_t> pyramid_levels, const Pairs& strides, const Boxes& cell_anchors)
-      : pyramid_levels_(std::move(pyramid_levels)), config_(to_strides(strides), to_cell_anchors(cell_anchors)) {}
+Pyramid over(const Config& config, py::handle image_shape) {
+  const auto [height, width] = to_image_shape(image_shape);
+  return config.over_image(height, width);
+}
 
-  std::vector<std::pair<std::int64_t, std::int64_t>> level_shapes(py::handle image_shape) const {
-    const Pyramid pyramid = over(image_shape);
-    std::vector<std::pair<std::int64_t, std::int64_t>> shapes;
-    for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
-      shapes.emplace_back(pyramid.levels[l].rows, pyramid.levels[l].columns);
-    return shapes;
+py::object steal(PyObject* result) {
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+std::vector<ImageShape> level_shapes(const Config& config, py::handle image_shape) {
+  const Pyramid pyramid = over(config, image_shape);
+  std::vector<ImageShape> shapes;
+  for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
+    shapes.emplace_back(pyramid.levels[l].rows, pyramid.levels[l].columns);
+  return shapes;
+}
+
+std::vector<std::int64_t> level_sizes(const Config& config, py::handle image_shape) {
+  const Pyramid pyramid = over(config, image_shape);
+  std::vector<std::int64_t> sizes;
+  for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
+    const Level& level = pyramid.levels[l];
+    sizes.push_back(level.rows * level.columns * level.num_cell_anchors);
   }
+  return sizes;
+}
 
-  std::int64_t num_anchors(py::handle image_shape) const { return over(image_shape).num_anchors; }
+std::int64_t num_anchors(const Config& config, py::handle image_shape) { return over(config, image_shape).num_anchors; }
 
-  // Fills memory that the caller has checked.
-  void fill(py::handle image_shape, std::uintptr_t out, Dtype dtype, Device device, std::int32_t device_index) const {
-    const Pyramid pyramid = over(image_shape);
+// Fills memory that the caller has checked.
+void fill(const Config& config, py::handle image_shape, std::uintptr_t out, Dtype dtype, Device device,
+          std::int32_t device_index) {
+  const Pyramid pyramid = over(config, image_shape);
+  const py::gil_scoped_release release;
+  generate(pyramid, dtype, reinterpret_cast<void*>(out), device, device_index);
+}
+
+// The eager call: torch.empty((1, N, 4)), filled. Chosen by measuring a call at 64x64, where the call is all the cost,
+// in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same tensor 1.6, torch.empty 1.35):
+//   2.1   this: one call into C++, which calls torch.empty and fills its memory
+//   2.4   torch.empty and the same fill, called from Python
+//  10.9   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
+py::object generate_eagerly(const Config& config, py::handle image_shape, py::handle torch_dtype, Dtype dtype,
+                            py::handle torch_device, Device device) {
+  const Pyramid pyramid = over(config, image_shape);
+  const py::object& empty = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("empty"));
+  const py::object& keywords = ANCHOR_EXT_PYTHON_ONCE(py::make_tuple("dtype", "device"));
+  const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
+  const py::object& get_device = ANCHOR_EXT_PYTHON_ONCE(py::str("get_device"));
+
+  const py::tuple shape = py::make_tuple(1, pyramid.num_anchors, 4);
+  PyObject* const arguments[] = {shape.ptr(), torch_dtype.ptr(), torch_device.ptr()};
+  py::object out = steal(PyObject_Vectorcall(empty.ptr(), arguments, 1, keywords.ptr()));
+  void* const memory = PyLong_AsVoidPtr(steal(PyObject_CallMethodNoArgs(out.ptr(), data_ptr.ptr())).ptr());
+  if (memory == nullptr) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
+  std::int32_t device_index = -1;
+  if (device == Device::cuda)
+    device_index = steal(PyObject_CallMethodNoArgs(out.ptr(), get_device.ptr())).cast<std::int32_t>();
+  {
     const py::gil_scoped_release release;
-    anchor_ext::generate(pyramid, dtype, reinterpret_cast<void*>(out), device, device_index);
+    generate(pyramid, dtype, memory, device, device_index);
   }
+  return out;
+}
 
-  // The eager call: torch.empty((1, N, 4)), filled. Chosen by measuring a call at 64x64, where the call is all the
-  // cost, in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same tensor 1.6, torch.empty 1.35):
-  //   2.1   this: one call into C++, which calls torch.empty and fills its memory
-  //   2.4   torch.empty and the same fill, called from Python
-  //  10.9   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
-  py::object generate(py::handle image_shape, py::handle torch_dtype, Dtype dtype, py::handle torch_device,
-                      Device device) const {
-    const Pyramid pyramid = over(image_shape);
-    const py::object& empty = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("empty"));
-    const py::object& keywords = ANCHOR_EXT_PYTHON_ONCE(py::make_tuple("dtype", "device"));
-    const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
-    const py::object& get_device = ANCHOR_EXT_PYTHON_ONCE(py::str("get_device"));
-
-    const py::tuple shape = py::make_tuple(1, pyramid.num_anchors, 4);
-    PyObject* const arguments[] = {shape.ptr(), torch_dtype.ptr(), torch_device.ptr()};
-    py::object out = steal(PyObject_Vectorcall(empty.ptr(), arguments, 1, keywords.ptr()));
-    void* const memory = PyLong_AsVoidPtr(steal(PyObject_CallMethodNoArgs(out.ptr(), data_ptr.ptr())).ptr());
-    std::int32_t device_index = -1;
-    if (device == Device::cuda)
-      device_index = steal(PyObject_CallMethodNoArgs(out.ptr(), get_device.ptr())).cast<std::int32_t>();
-    {
-      const py::gil_scoped_release release;
-      anchor_ext::generate(pyramid, dtype, memory, device, device_index);
-    }
-    return out;
+py::tuple state(const Config& config) {
+  Pairs strides;
+  for (const Stride& stride : config.strides()) strides.push_back({stride.y, stride.x});
+  Boxes cell_anchors;
+  for (const std::vector<Box>& level : config.cell_anchors()) {
+    cell_anchors.emplace_back();
+    for (const Box& box : level) cell_anchors.back().push_back({box.x1, box.y1, box.x2, box.y2});
   }
+  return py::make_tuple(strides, cell_anchors, config.pyramid_levels());
+}
 
-  py::tuple state() const {
-    Pairs strides;
-    Boxes cell_anchors;
-    for (std::int32_t l = 0; l < config_.num_levels(); ++l) {
-      const Stride stride = config_.stride(l);
-      strides.push_back({stride.y, stride.x});
-      cell_anchors.emplace_back();
-      for (const Box& box : config_.cell_anchors(l)) cell_anchors.back().push_back({box.x1, box.y1, box.x2, box.y2});
-    }
-    return py::make_tuple(pyramid_levels_, strides, cell_anchors);
-  }
-
- private:
-  Pyramid over(py::handle image_shape) const {
-    const auto [height, width] = to_image_shape(image_shape);
-    return config_.over_image(pyramid_levels_, height, width);
-  }
-
-  static py::object steal(PyObject* result) {
-    if (result == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(result);
-  }
-
-  std::vector<std::int32_t> pyramid_levels_;
-  Config config_;
-};
+Config make_config(const Pairs& strides, const Boxes& cell_anchors, const std::vector<std::int32_t>& pyramid_levels) {
+  return Config(to_strides(strides), to_cell_anchors(cell_anchors), pyramid_levels);
+}
 
 py::dict build_info_dict() {
   const BuildInfo info = build_info();
@@ -162,6 +167,7 @@ py::dict build_info_dict() {
 
 PYBIND11_MODULE(_core, m) {
   using namespace anchor_ext;
+  m.attr("MAX_SIDE") = kMaxSide;
   m.attr("MAX_LEVELS") = kMaxLevels;
   m.attr("MAX_CELL_ANCHORS") = kMaxCellAnchors;
   m.def("build_info", &build_info_dict);
@@ -173,16 +179,14 @@ PYBIND11_MODULE(_core, m) {
       .value("bfloat16", Dtype::bfloat16);
   py::enum_<Device>(m, "Device").value("cpu", Device::cpu).value("cuda", Device::cuda);
 
-  py::class_<PyramidConfig>(m, "PyramidConfig")
-      .def(py::init<std::vector<std::int32_t>, const Pairs&, const Boxes&>(), py::arg("pyramid_levels"),
-           py::arg("strides"), py::arg("cell_anchors"))
-      .def("level_shapes", &PyramidConfig::level_shapes, py::arg("image_shape"))
-      .def("num_anchors", &PyramidConfig::num_anchors, py::arg("image_shape"))
-      .def("fill", &PyramidConfig::fill)
-      .def("generate", &PyramidConfig::generate)
-      .def(py::pickle([](const PyramidConfig& self) { return self.state(); },
-                      [](const py::tuple& state) {
-                        return PyramidConfig(state[0].cast<std::vector<std::int32_t>>(), state[1].cast<Pairs>(),
-                                             state[2].cast<Boxes>());
-                      }));
+  py::class_<Config>(m, "Config")
+      .def(py::init(&make_config), py::arg("strides"), py::arg("cell_anchors"), py::arg("pyramid_levels"))
+      .def("level_shapes", &level_shapes, py::arg("image_shape"))
+      .def("level_sizes", &level_sizes, py::arg("image_shape"))
+      .def("num_anchors", &num_anchors, py::arg("image_shape"))
+      .def("fill", &fill)
+      .def("generate", &generate_eagerly)
+      .def(py::pickle(&state, [](const py::tuple& state) {
+        return make_config(state[0].cast<Pairs>(), state[1].cast<Boxes>(), state[2].cast<std::vector<std::int32_t>>());
+      }));
 }

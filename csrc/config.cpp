@@ -4,6 +4,7 @@
 #include <cmath>
 #include <sstream>
 #include <stdexcept>
+#include <utility>
 
 namespace anchor_ext {
 namespace {
@@ -32,11 +33,17 @@ bool is_finite(const Box& box) {
 
 }  // namespace
 
-Config::Config(const std::vector<Stride>& strides, const std::vector<std::vector<Box>>& cell_anchors) {
+Config::Config(const std::vector<Stride>& strides, const std::vector<std::vector<Box>>& cell_anchors,
+               std::vector<std::int32_t> pyramid_levels)
+    : pyramid_levels_(std::move(pyramid_levels)) {
   if (strides.empty() || strides.size() > static_cast<std::size_t>(kMaxLevels))
     reject("strides has ", strides.size(), " levels; expected 1 to ", kMaxLevels);
   if (cell_anchors.size() != strides.size())
     reject("cell_anchors has ", cell_anchors.size(), " levels; expected ", strides.size(), ", as many as strides");
+  if (!pyramid_levels_.empty() && pyramid_levels_.size() != strides.size())
+    reject("pyramid_levels has ", pyramid_levels_.size(), " levels; expected ", strides.size(), ", as many as strides");
+  for (const std::int32_t level : pyramid_levels_)
+    if (level < 0 || level > 30) reject("pyramid_levels has ", level, "; expected levels in 0..30");
 
   std::size_t total = 0;
   for (const auto& of_level : cell_anchors) total += of_level.size();
@@ -67,80 +74,77 @@ Config::Config(const std::vector<Stride>& strides, const std::vector<std::vector
   }
 }
 
-Stride Config::stride(std::int32_t level) const {
-  return {pyramid_.levels[level].stride_y, pyramid_.levels[level].stride_x};
+std::vector<Stride> Config::strides() const {
+  std::vector<Stride> strides;
+  for (std::int32_t l = 0; l < pyramid_.num_levels; ++l)
+    strides.push_back({pyramid_.levels[l].stride_y, pyramid_.levels[l].stride_x});
+  return strides;
 }
 
-std::vector<Box> Config::cell_anchors(std::int32_t level) const {
-  const Box* first = pyramid_.cell_anchors + pyramid_.levels[level].first_cell_anchor;
-  return {first, first + pyramid_.levels[level].num_cell_anchors};
-}
-
-// `subject` writes which argument an error is about, and its value.
-template <typename Subject>
-Pyramid Config::over(const std::vector<LevelShape>& level_shapes, const Subject& subject) const {
-  Pyramid pyramid;
-  pyramid.num_levels = pyramid_.num_levels;
-  int128 begin = 0;
+std::vector<std::vector<Box>> Config::cell_anchors() const {
+  std::vector<std::vector<Box>> cell_anchors;
   for (std::int32_t l = 0; l < pyramid_.num_levels; ++l) {
-    const auto [rows, columns] = level_shapes[l];
-    Level& level = pyramid.levels[l];
-    level = pyramid_.levels[l];
-    level.begin = static_cast<std::int64_t>(begin);
-    level.rows = rows;
-    level.columns = columns;
-    level.by_columns = divider(columns);
-    begin += static_cast<int128>(rows) * columns * level.num_cell_anchors;
-    if (begin > kMaxAnchors) reject(subject(), "; expected at most 2**58 - 1 anchors in all");
+    const Box* first = pyramid_.cell_anchors + pyramid_.levels[l].first_cell_anchor;
+    cell_anchors.emplace_back(first, first + pyramid_.levels[l].num_cell_anchors);
   }
-  pyramid.num_anchors = static_cast<std::int64_t>(begin);
-
-  const Level& last = pyramid.levels[pyramid.num_levels - 1];
-  std::copy_n(pyramid_.cell_anchors, last.first_cell_anchor + last.num_cell_anchors, pyramid.cell_anchors);
-  return pyramid;
+  return cell_anchors;
 }
 
 Pyramid Config::over_grids(const std::vector<LevelShape>& level_shapes) const {
-  if (level_shapes.size() != static_cast<std::size_t>(num_levels()))
-    reject("level_shapes has ", level_shapes.size(), " levels; expected ", num_levels());
+  if (level_shapes.size() != static_cast<std::size_t>(pyramid_.num_levels))
+    reject("level_shapes has ", level_shapes.size(), " levels; expected ", pyramid_.num_levels);
   for (std::size_t l = 0; l < level_shapes.size(); ++l) {
     const auto [rows, columns] = level_shapes[l];
     if (rows < 1 || columns < 1 || rows > kMaxSide || columns > kMaxSide)
       reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 1..2**31 - 1");
   }
-  return over(level_shapes, [&] {
-    std::ostringstream text;
-    text << "level_shapes is [";
-    for (const auto [rows, columns] : level_shapes) text << "(" << rows << ", " << columns << "), ";
-    text << "]";
-    return text.str();
-  });
+  if (is_too_many(level_shapes)) {
+    std::ostringstream value;
+    for (const auto [rows, columns] : level_shapes) value << "(" << rows << ", " << columns << "), ";
+    reject("level_shapes is [", value.str(), "]; expected at most 2**58 - 1 anchors in all");
+  }
+  return over(level_shapes);
 }
 
-Pyramid Config::over_image(const std::vector<std::int32_t>& pyramid_levels, std::int64_t height,
-                           std::int64_t width) const {
-  if (pyramid_levels.size() != static_cast<std::size_t>(num_levels()))
-    reject("pyramid_levels has ", pyramid_levels.size(), " levels; expected ", num_levels(), ", as many as strides");
-  for (const std::int32_t level : pyramid_levels)
-    if (level < 0 || level > 30) reject("pyramid_levels has ", level, "; expected levels in 0..30");
+Pyramid Config::over_image(std::int64_t height, std::int64_t width) const {
+  if (pyramid_levels_.empty()) reject("pyramid_levels is empty; expected levels to derive grids from");
   if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide)
     reject("image_shape is (", height, ", ", width, "); expected a height and a width in 1..2**31 - 1");
-  return over(ceil_level_shapes(pyramid_levels, height, width), [&] {
-    std::ostringstream text;
-    text << "image_shape is (" << height << ", " << width << ")";
-    return text.str();
-  });
+  std::vector<LevelShape> level_shapes;
+  level_shapes.reserve(pyramid_levels_.size());
+  for (const std::int32_t level : pyramid_levels_) {
+    const std::int64_t below = (std::int64_t{1} << level) - 1;
+    level_shapes.push_back({(height + below) >> level, (width + below) >> level});
+  }
+  if (is_too_many(level_shapes))
+    reject("image_shape is (", height, ", ", width, "); expected at most 2**58 - 1 anchors in all");
+  return over(level_shapes);
 }
 
-std::vector<LevelShape> ceil_level_shapes(const std::vector<std::int32_t>& pyramid_levels, std::int64_t height,
-                                          std::int64_t width) {
-  std::vector<LevelShape> shapes;
-  shapes.reserve(pyramid_levels.size());
-  for (const std::int32_t level : pyramid_levels) {
-    const std::int64_t below = (std::int64_t{1} << level) - 1;
-    shapes.push_back({(height + below) >> level, (width + below) >> level});
+bool Config::is_too_many(const std::vector<LevelShape>& level_shapes) const {
+  int128 total = 0;
+  for (std::int32_t l = 0; l < pyramid_.num_levels; ++l)
+    total += static_cast<int128>(level_shapes[l].rows) * level_shapes[l].columns * pyramid_.levels[l].num_cell_anchors;
+  return total > kMaxAnchors;
+}
+
+Pyramid Config::over(const std::vector<LevelShape>& level_shapes) const {
+  Pyramid pyramid;
+  pyramid.num_levels = pyramid_.num_levels;
+  pyramid.num_anchors = 0;
+  for (std::int32_t l = 0; l < pyramid_.num_levels; ++l) {
+    Level& level = pyramid.levels[l];
+    level = pyramid_.levels[l];
+    level.begin = pyramid.num_anchors;
+    level.rows = level_shapes[l].rows;
+    level.columns = level_shapes[l].columns;
+    level.by_columns = divider(level.columns);
+    pyramid.num_anchors += level.rows * level.columns * level.num_cell_anchors;
   }
-  return shapes;
+  // Only what is used: a pyramid is made for every call.
+  const Level& last = pyramid.levels[pyramid.num_levels - 1];
+  std::copy_n(pyramid_.cell_anchors, last.first_cell_anchor + last.num_cell_anchors, pyramid.cell_anchors);
+  return pyramid;
 }
 
 }  // namespace anchor_ext

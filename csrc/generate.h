@@ -9,10 +9,6 @@ namespace anchor_ext {
 
 enum class Dtype : std::int32_t { float32, float64, float16, bfloat16 };
 
-ANCHOR_EXT_HD std::int64_t item_size(Dtype dtype) {
-  return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
-}
-
 // Writes anchors begin .. end-1 on the calling thread. `out` [num_anchors, 4] is where anchor 0 lies.
 void generate_cpu(const Pyramid& pyramid, Dtype dtype, void* out, std::int64_t begin, std::int64_t end);
 

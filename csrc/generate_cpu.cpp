@@ -4,7 +4,10 @@
 // rounding are done once per column and once per row, into two small tables, and the anchors are those two
 // interleaved: one pass of loads and stores at the speed of a fill, whatever the output type.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <new>
+#include <type_traits>
 
 #include "generate.h"
 #include "rounding.h"
@@ -21,6 +24,7 @@ namespace anchor_ext {
 namespace {
 
 constexpr std::int64_t kTableBytes = 65536;  // holds a row of a 4K image: runs of stores stay long
+constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
 constexpr std::int64_t kPassLength = 64;     // pairs that the innermost loop should have to get going
 constexpr std::int64_t kMaxPass = std::max<std::int64_t>(2 * kPassLength, 2 * kMaxCellAnchors);
 static_assert(kTableBytes >= 2 * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)), "a cell must fit");
@@ -60,18 +64,41 @@ inline double bits(double value) { return value; }
 inline std::uint16_t bits(Float16 value) { return value.bits; }
 inline std::uint16_t bits(BFloat16 value) { return value.bits; }
 
+// Memory for the two tables. Not on the stack, of which a thread may have been given little.
+class Tables {
+ public:
+  Tables() : memory_(std::aligned_alloc(kLine, kTableBytes + kMaxPass * sizeof(double))) {
+    if (memory_ == nullptr) throw std::bad_alloc();
+  }
+  Tables(const Tables&) = delete;
+  Tables& operator=(const Tables&) = delete;
+  ~Tables() { std::free(memory_); }
+
+  void* x() const { return memory_; }
+  void* y() const { return static_cast<unsigned char*>(memory_) + kTableBytes; }
+
+ private:
+  void* memory_;
+};
+
 // Cells begin .. end-1 of a level, row after row; T is the output type, `out` [rows, columns, cell anchors, 4].
 template <typename T>
-void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std::int64_t begin, std::int64_t end) {
+void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std::int64_t begin, std::int64_t end,
+                 const Tables& tables) {
+  auto* const xs = static_cast<Moved<T>*>(tables.x());  // [columns, cell anchors, 2]
+  auto* const ys = static_cast<Moved<T>*>(tables.y());  // [repeats, cell anchors, 2]
+
   const std::int32_t num_cell_anchors = level.num_cell_anchors;
   const std::int64_t cell = 2 * num_cell_anchors;  // pairs in a cell
   const std::int64_t fit = kTableBytes / (cell * static_cast<std::int64_t>(sizeof(T)));
-  const std::int64_t period = (kPassLength + cell - 1) / cell * cell;  // a row's y cell, repeated
+  const std::int64_t period = std::min((kPassLength + cell - 1) / cell, level.columns) * cell;  // a row's y, repeated
+  const std::int64_t first_row = begin / level.columns, last_row = (end - 1) / level.columns;
+  const bool one_row = first_row == last_row;
+  const std::int64_t first_column = one_row ? begin - first_row * level.columns : 0;
+  const std::int64_t end_column = one_row ? end - first_row * level.columns : level.columns;
 
-  alignas(64) Moved<T> xs[kTableBytes / sizeof(T)];  // [columns, cell anchors, 2]
-  alignas(64) Moved<T> ys[kMaxPass];                 // [repeats, cell anchors, 2]
-  for (std::int64_t left = 0; left < level.columns; left += fit) {
-    const std::int64_t right = std::min(left + fit, level.columns);
+  for (std::int64_t left = first_column; left < end_column; left += fit) {
+    const std::int64_t right = std::min(left + fit, end_column);
     Moved<T>* x = xs;
     for (std::int64_t column = left; column < right; ++column)
       for (std::int32_t a = 0; a < num_cell_anchors; ++a, x += 2) {
@@ -79,7 +106,7 @@ void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std
         x[0] = bits(round_to<T>(box.x1));
         x[1] = bits(round_to<T>(box.x2));
       }
-    for (std::int64_t row = begin / level.columns; row * level.columns < end; ++row) {
+    for (std::int64_t row = first_row; row <= last_row; ++row) {
       const std::int64_t first = std::max(left, begin - row * level.columns);
       const std::int64_t last = std::min(right, end - row * level.columns);
       if (first >= last) continue;  // the range begins behind these columns, or ends before them
@@ -100,13 +127,15 @@ void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std
 template <typename T>
 void write_range(const Pyramid& pyramid, void* memory, std::int64_t flat, std::int64_t end) {
   auto* const out = static_cast<Moved<T>*>(memory);
+  const Tables tables;
   while (flat < end) {
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];
     const std::int64_t cell = at.row * level.columns + at.column;
     const std::int64_t cells = std::min(level.rows * level.columns - cell, (end - flat) / level.num_cell_anchors);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level<T>(level, pyramid.cell_anchors + level.first_cell_anchor, out + 4 * level.begin, cell, cell + cells);
+      write_level<T>(level, pyramid.cell_anchors + level.first_cell_anchor, out + 4 * level.begin, cell, cell + cells,
+                     tables);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
       const Box box = anchor_at(pyramid, flat);

@@ -1,7 +1,7 @@
 // The whole of anchor_ext's arithmetic: an anchor is a pure function of (pyramid, flat index).
 //
-// Plain data and host/device functions only: no torch, no CUDA calls, no exceptions. The CUDA kernel, the
-// CPU loop and the tests all call anchor_at(), so they cannot disagree about where an anchor lies.
+// Plain data and host/device functions only: no torch, no CUDA calls, no exceptions. The CUDA kernel calls anchor_at();
+// the CPU loop calls it where a share of its work begins and ends, and in between the functions that it is made of.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
 import torch
 
@@ -33,7 +32,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of the test's own, the same in every run."""
-    np.random.seed(0)
+    torch.manual_seed(0)
     return random.Random(request.node.name)
 
 

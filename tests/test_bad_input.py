@@ -6,11 +6,15 @@ import fractions
 import math
 import random
 
+import numpy as np
 import pytest
+import reference
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import anchor_ext
 
+NESTED = torch.nested.nested_tensor([torch.zeros(3, 4)])
 CASES = [
     # image_shape
     (dict(image_shape=5), TypeError, "image_shape is 5; expected two positive integers"),
@@ -59,6 +63,8 @@ CASES = [
     (dict(ratios=[[1], [2]]), ValueError, r"ratios is \[\[1\], \[2\]\], 2 levels"),
     (dict(ratios=[-0.5]), ValueError, r"ratios\[0\] is -0.5"),
     (dict(scales=[1j]), TypeError, r"scales\[0\] is 1j"),
+    (dict(scales=[np.complex128(1)]), TypeError, r"scales\[0\] is"),
+    (dict(scales=[b"3"]), TypeError, r"scales\[0\] is"),
     (dict(scales=[10**400]), ValueError, r"scales\[0\] is 1000"),
     (dict(scales={1: 2}), TypeError, "scales is {1: 2}"),
     (dict(scales=[1.0] * 200), ValueError, "3000 cell anchors over all levels; expected at most 512"),
@@ -71,6 +77,8 @@ CASES = [
     (dict(device=[1]), TypeError, r"device is \[1\]"),
     (dict(device=1.5), TypeError, "device is 1.5"),
     (dict(device=True), TypeError, "device is True"),
+    (dict(device=10**30), ValueError, "device is 1000"),
+    (dict(image_shape=torch.zeros(3, 1000, 1000)[0]), ValueError, "image_shape has 1000 items"),
 ]
 
 
@@ -78,6 +86,15 @@ CASES = [
 def test_message(arguments, error, message):
     arguments = {"image_shape": (64, 64), "device": "cpu", **arguments}
     with pytest.raises(error, match=message):
+        anchor_ext.generate(**arguments)
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), CASES)
+def test_message_under_fake_tensors(arguments, error, message):
+    arguments = {"image_shape": (64, 64), "device": "cpu", **arguments}
+    if isinstance(arguments["image_shape"], torch.Tensor):
+        pytest.skip("a tensor of this kind is made outside of the mode")
+    with FakeTensorMode(), pytest.raises((error, RuntimeError), match=message):
         anchor_ext.generate(**arguments)
 
 
@@ -97,6 +114,7 @@ def test_every_method_reads_image_shape_alike(name):
         (torch.zeros(5, 5), ValueError),
         (torch.zeros(1, 3, 0, 5), ValueError),
         (torch.zeros(1, 1, 3, 5, 5), ValueError),
+        (NESTED, ValueError),
     ],
 )
 def test_image(image, error):
@@ -105,14 +123,15 @@ def test_image(image, error):
 
 
 @pytest.mark.parametrize(
-    ("boxes", "error"), [(None, TypeError), (torch.zeros(4), ValueError), (torch.zeros(1, 5, 4), ValueError)]
+    ("boxes", "error"),
+    [(None, TypeError), (torch.zeros(4), ValueError), (torch.zeros(1, 5, 4), ValueError), (NESTED, ValueError)],
 )
 def test_split(boxes, error):
     with pytest.raises(error, match="boxes"):
         anchor_ext.Anchors().split(boxes, (64, 64))
 
 
-def test_cuda_names_what_is_missing(monkeypatch):
+def test_cuda_names_what_is_missing():
     if torch.cuda.is_available() and anchor_ext.build_info()["cuda"]:
         pytest.skip("nothing is missing here")
     if torch.version.cuda is None:
@@ -150,6 +169,12 @@ class Liar:
         raise RuntimeError("no")
 
     def __repr__(self):
+        raise RuntimeError("no")
+
+    def __hash__(self):
+        raise RuntimeError("no")
+
+    def __getattr__(self, name):
         raise RuntimeError("no")
 
 
@@ -190,43 +215,87 @@ def strange(rng: random.Random) -> object:
     return rng.choice([list, tuple])([strange(rng) for _ in range(rng.choice([0, 1, 2, 2, 3, 5, 5]))])
 
 
+GOOD = {
+    "image_shape": [(50, 60), [50, 60], torch.Size((50, 60)), torch.tensor([50, 60])],
+    "pyramid_levels": [[3, 4, 5, 6, 7], (7, 6, 5, 4, 3), range(3, 8)],
+    "strides": [[8, 16, 32, 64, 128], [(3, 5.5)] * 5, None],
+    "sizes": [[32, 64, 128, 256, 512], [[2.5]] * 5, None],
+    "ratios": [[0.5, 1, 2], [[1], [2], [3], [0.3], [0.1]], None],
+    "scales": [[1, 2], None],
+    "dtype": [torch.float32, torch.float64],
+    "device": ["cpu", torch.device("cpu"), "meta"],
+    "out": [None],
+}
+
+
+def strange_out(rng: random.Random) -> torch.Tensor:
+    """A tensor to write into that fits, or misses by a little."""
+    n = rng.choice([sum(-(-50 // 2**level) * -(-60 // 2**level) for level in range(3, 8)) * a for a in (1, 3, 6, 9)])
+    shape = rng.choice([[1, n, 4]] * 4 + [[n, 4], [1, n + 1, 4], [1, 4, n], [3, n, 4], [0], []])
+    out = torch.zeros(shape, dtype=rng.choice([torch.float32, torch.float32, torch.float64, torch.int32]))
+    return rng.choice([out] * 3 + [out[..., ::2] if out.ndim else out, out.to("meta"), out.mT if out.ndim > 1 else out])
+
+
 def test_anything_at_all(rng):
-    """Thousands of random arguments at every public function: TypeError or ValueError, or a right answer."""
-    good = {
-        "image_shape": (50, 60),
-        "pyramid_levels": [3, 4, 5, 6, 7],
-        "strides": [8, 16, 32, 64, 128],
-        "sizes": [32, 64, 128, 256, 512],
-        "ratios": [0.5, 1, 2],
-        "scales": [1, 2],
-        "dtype": torch.float32,
-        "device": "meta",
-        "out": None,
-    }
+    """Thousands of arguments at every public function, good and random ones: a right answer, or a TypeError or
+    ValueError with nothing written."""
     anchors = anchor_ext.Anchors()
     boxes = torch.zeros(1, anchors.num_anchors((50, 60)), 4)
-    refused = 0
-    for _ in range(6000):
-        arguments = dict(good)
-        for name in rng.sample(list(good), rng.choice([1, 1, 2])):
+    refused = answered = 0
+    for _ in range(8000):
+        arguments = {name: rng.choice(values) for name, values in GOOD.items()}
+        for name in rng.sample(list(GOOD), rng.choice([0, 0, 1, 1, 2])):
             arguments[name] = strange(rng)
-        configuration = {name: arguments[name] for name in list(good)[1:6]}
-        call = rng.choice(
-            [
-                lambda a=arguments: anchor_ext.generate(**a),
-                lambda c=configuration: anchor_ext.Anchors(**c),
-                lambda a=arguments: anchors.level_shapes(a["image_shape"]),
-                lambda a=arguments: anchors.num_anchors(a["image_shape"]),
-                lambda a=arguments: anchors.split(a["out"], a["image_shape"]),
-                lambda a=arguments: anchors.split(boxes, a["image_shape"]),
-                lambda a=arguments: anchors(a["out"]),
-            ]
-        )
+        if rng.random() < 0.3:
+            arguments["out"] = strange_out(rng)
+        configuration = {name: arguments[name] for name in list(GOOD)[1:6]}
+        calls = [
+            lambda a=arguments: anchor_ext.generate(**a),
+            lambda a=arguments: anchor_ext.generate(**a),
+            lambda c=configuration: anchor_ext.Anchors(**c),
+            lambda a=arguments: anchors.level_shapes(a["image_shape"]),
+            lambda a=arguments: anchors.num_anchors(a["image_shape"]),
+            lambda a=arguments: anchors.split(a["out"], a["image_shape"]),
+            lambda a=arguments: anchors.split(boxes, a["image_shape"]),
+            lambda a=arguments: anchors(a["out"]),
+        ]
+        call = rng.choice(calls)
+        out = arguments["out"]
+        before = out.clone() if isinstance(out, torch.Tensor) else None
         try:
-            call()
+            result = call()
         except (TypeError, ValueError) as error:
             refused += 1
             assert str(error)
-        except RuntimeError as error:  # a device that is absent here
-            assert "CUDA" in str(error) or "GPU" in str(error), error
-    assert refused > 3000
+            if before is not None and not before.is_meta:
+                assert torch.equal(out, before)
+        except RuntimeError as error:  # a device that is absent here, or more anchors than memory
+            assert any(word in str(error) for word in ("CUDA", "GPU", "memory", "device")), error
+        else:
+            if call in calls[:2] and not result.is_meta:
+                answered += 1
+                assert out is None or result is out
+                assert reference.same_bits(result, expected_of(arguments))
+    assert refused > 2000 and answered > 500, (refused, answered)
+
+
+def expected_of(arguments: dict) -> torch.Tensor:
+    """The reference's answer to what `generate` has accepted, its arguments brought to their longest form."""
+    levels = [3, 4, 5, 6, 7] if arguments["pyramid_levels"] is None else [int(n) for n in arguments["pyramid_levels"]]
+
+    def long(value, default, one_each=False):
+        items = list(default if value is None else value)
+        if np.ndim(items[0]) == 0:
+            return [[float(item)] for item in items] if one_each else [[float(item) for item in items]] * len(levels)
+        return [[float(number) for number in item] for item in items]
+
+    strides = [2**level for level in levels] if arguments["strides"] is None else arguments["strides"]
+    boxes = reference.anchors(
+        [int(side) for side in arguments["image_shape"]],
+        levels,
+        [tuple(map(float, s)) if np.ndim(s) else (float(s), float(s)) for s in strides],
+        long(arguments["sizes"], [2 ** (level + 2) for level in levels], one_each=True),
+        long(arguments["ratios"], reference.RATIOS),
+        long(arguments["scales"], reference.SCALES),
+    )
+    return reference.rounded(boxes, arguments["dtype"])[None]

@@ -80,6 +80,19 @@ def test_cuda_of_another_major_version(setup, toolkit):
         assert part in message
 
 
+def test_cuda_too_old_for_large_kernel_parameters(setup, toolkit):
+    nvcc = toolkit / "bin" / "nvcc"
+    nvcc.write_text(nvcc.read_text().replace("release 12.8", "release 12.0"))
+    with pytest.raises(SystemExit, match=r"CUDA 12.0.*\n.*CUDA 12.1 or newer"):
+        setup["decide_on_cuda"]("12.6", str(toolkit))
+
+
+def test_an_nvcc_that_does_not_work(setup, tmp_path):
+    executable(tmp_path / "bin" / "nvcc", "exit 1")
+    with pytest.raises(SystemExit, match="lists no architecture"):
+        setup["arch_flags"](str(tmp_path))
+
+
 def test_every_arch_from_7_5_on_and_ptx_of_the_newest(setup, toolkit, monkeypatch):
     assert setup["arch_flags"](str(toolkit)) == [
         "-gencode=arch=compute_75,code=sm_75",
@@ -136,6 +149,15 @@ def test_importing_without_a_binary(tmp_path):
     assert "ImportError: anchor_ext's native library in" in error and "libanchor_ext.so" in error
     assert "pip install --no-build-isolation --no-deps --force-reinstall ." in error
     assert "The above exception was the direct cause" in error
+
+
+def test_importing_what_another_python_built(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "anchor_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    (module,) = (tmp_path / "anchor_ext").glob("_core*.so")
+    module.write_bytes(b"built for something else")
+    error = import_in(tmp_path)
+    assert "_core" in error and "circular" not in error
+    assert "ImportError: anchor_ext's native library in" in error
 
 
 @pytest.mark.skipif(CXX is None, reason="needs a C++ compiler")

@@ -24,7 +24,7 @@ def test_equal_to_the_cpu(dtype, rng):
         assert reference.same_bits(on_gpu, anchors.generate(shape, dtype=dtype, device="cpu")), (shape, configuration)
 
 
-def test_more_than_2_to_the_31_anchors():
+def test_more_than_2_to_the_31_anchors(rng):
     """Sampled at the ends, beside 2**31 and 2**32, and at random."""
     shape, levels, stride_y, stride_x = (77000, 60000), [1], 1.7, 2.3
     anchors = anchor_ext.Anchors(levels, strides=[(stride_y, stride_x)], sizes=[9], ratios=[1.0, 2.0], scales=[1.0])

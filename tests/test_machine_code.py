@@ -62,9 +62,14 @@ def test_one_kernel_per_output_type_and_arch(kernels):
 
 def test_ptx_for_later_archs():
     listed = subprocess.run([CUOBJDUMP, "-lptx", LIBRARY], check=True, capture_output=True, text=True).stdout
-    for arch in INFO["cuda_archs"]:
-        if arch.startswith("compute_"):
-            assert arch.replace("compute_", "sm_") in listed
+    (newest,) = (arch.removeprefix("compute_") for arch in INFO["cuda_archs"] if arch.startswith("compute_"))
+    assert f"sm_{newest}" in listed
+    assert all(int(arch.removeprefix("sm_")) <= int(newest) for arch in INFO["cuda_archs"] if arch.startswith("sm_"))
+
+
+def test_libtorch_stays_linked():
+    """It brings libtorch_cuda, where the current stream is asked for; nothing else of it is used."""
+    assert b"\0libtorch.so\0" in LIBRARY.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,35 @@ def test_fake_tensors(out):
     assert type(boxes).__name__ == "FakeTensor" and boxes.shape == (1, len(EXPECTED), 4)
 
 
+@pytest.mark.parametrize("out", [False, True])
+def test_transforms_of_something_else(out):
+    """grad, jvp, vmap and functionalize run around the anchors, and see or ignore them as torch's own factories."""
+    anchors, image = anchor_ext.Anchors(), torch.zeros(1, 3, *SHAPE)
+
+    def loss(x):
+        boxes = anchors.generate(SHAPE, device="cpu", out=torch.empty(1, len(EXPECTED), 4)) if out else anchors(image)
+        return (boxes * x).sum()
+
+    x, total = torch.tensor(1.0), EXPECTED.sum()
+    assert torch.equal(torch.func.grad(loss)(x), total)
+    assert torch.equal(torch.func.jvp(loss, (x,), (x,))[1], total)
+    assert torch.equal(torch.func.functionalize(loss)(x), total)
+    if not out:  # torch refuses to write into what is not a batch
+        assert torch.equal(torch.func.vmap(loss)(torch.ones(2)), total.expand(2))
+
+
+def test_default_device_and_out_compile_too():
+    def call(image, out):
+        boxes = anchor_ext.generate(image.shape[-2:], device=image.device, out=out)
+        return boxes + 0, anchor_ext.generate(image.shape[-2:])
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="eager")
+    out = torch.zeros(1, len(EXPECTED), 4)
+    boxes, by_default = compiled(torch.zeros(1, 3, *SHAPE), out)
+    assert torch.equal(boxes[0], EXPECTED) and torch.equal(out[0], EXPECTED)
+    assert torch.equal(by_default[0].cpu(), EXPECTED)
+
+
 def test_tracers_see_the_operator():
     """What records operators must not record an empty tensor and miss that we filled it."""
 

@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 from conftest import DTYPES
+from torch import nn
 
 import anchor_ext
 
@@ -79,7 +80,10 @@ BAD = {
     "expanded": (lambda: torch.zeros(1, 1, 4).expand(1, N, 4), ValueError, "contiguous"),
     "sparse": (lambda: torch.zeros(1, N, 4).to_sparse(), ValueError, "out has layout torch.sparse_coo"),
     "requires grad": (lambda: torch.zeros(1, N, 4, requires_grad=True), ValueError, "out requires grad"),
-    "a negated view": (lambda: torch._neg_view(torch.zeros(1, N, 4)), ValueError, "contiguous"),
+    "a negated view": (lambda: torch._neg_view(torch.zeros(1, N, 4)), ValueError, "negated"),
+    "a tensor of zeros without memory": (lambda: torch._efficientzerotensor((1, N, 4)), ValueError, "at address 0"),
+    "nested": (lambda: torch.nested.nested_tensor([torch.zeros(N, 4)]), ValueError, "shape nested"),
+    "a parameter of three": (lambda: nn.Parameter(torch.zeros(3, N, 4), False), ValueError, r"shape \(3, .*expected"),
     "an emptied storage": (_emptied, ValueError, "out has a storage of 16 bytes"),
     "another device": (lambda: torch.zeros(1, N, 4, device="meta"), ValueError, "out is on device meta; expected cpu"),
 }
@@ -89,7 +93,8 @@ BAD = {
 def test_refused_untouched(case):
     make, error, message = BAD[case]
     out = make()
-    before = out.clone() if isinstance(out, torch.Tensor) and not out.is_meta and case != "an emptied storage" else None
+    readable = isinstance(out, torch.Tensor) and not out.is_meta and "nested" not in case and "storage" not in case
+    before = out.clone() if readable else None
     with pytest.raises(error, match=message):
         anchor_ext.generate(SHAPE, device="cpu", out=out)
     if before is not None:

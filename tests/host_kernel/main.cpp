@@ -78,7 +78,7 @@ int main(int, char** arguments) {
     }
     const Pyramid pyramid = Config(strides, cell_anchors).over_grids(shapes);
     const auto dtype = static_cast<Dtype>(dtype_number);
-    const auto item = static_cast<std::size_t>(item_size(dtype));
+    const auto item = std::size_t{dtype == Dtype::float64 ? 8u : dtype == Dtype::float32 ? 4u : 2u};
     const std::size_t bytes = static_cast<std::size_t>(pyramid.num_anchors) * 4 * item;
     const std::size_t first = kGuard + offset * item;
 
