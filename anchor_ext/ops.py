@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -47,6 +47,7 @@ _DTYPES = {
 _DEVICES = {"cpu": _native.Device.cpu, "cuda": _native.Device.cuda}
 _CPU, _NATIVE_CPU = torch.device("cpu"), _native.Device.cpu
 _BUILT_WITH_CUDA = _native.build_info()["cuda"] is not None
+_DEVICE_TYPES = (torch.device, type(None), str, int)
 _EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0", or None'
 
 # The arguments of torch.ops.anchor_ext.generate that do not depend on the image, behind the pyramid levels.
@@ -120,41 +121,35 @@ def _to_device(device: object) -> torch.device:
 
 
 @functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
-def _resolve_once(device: Any) -> tuple[torch.device, Any]:
+def _resolve(device: Any) -> tuple[torch.device, Any]:
+    """The device and, where there is a kernel of ours for it, its native name."""
     device = _to_device(device)
     if device.type == "cuda" and not _has_cuda():
         _require_cuda()
     return device, _DEVICES.get(device.type)
 
 
-def _resolve(device: object) -> tuple[torch.device, Any]:
-    """The device and, where there is a kernel of ours for it, its native name."""
-    if device is None or isinstance(device, (torch.device, str, int)):
-        return _resolve_once(device)
-    raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
+def _refuse_dtype(dtype: object) -> NoReturn:
+    error = ValueError if isinstance(dtype, torch.dtype) else TypeError
+    raise error(f"dtype is {show(dtype)}; expected torch.float32, float64, float16 or bfloat16")
 
 
-def _native_dtype(dtype: object) -> Any:
-    native = _DTYPES.get(dtype) if isinstance(dtype, torch.dtype) else None
-    if native is None:
-        error = ValueError if isinstance(dtype, torch.dtype) else TypeError
-        raise error(f"dtype is {show(dtype)}; expected torch.float32, float64, float16 or bfloat16")
-    return native
+# Looked up once: together these questions would cost as much as a small fill.
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_jit_trace = torch._C._get_tracing_state
 
 
 def _is_watched() -> bool:
     """Whether torch's operators are compiled, exported, faked, logged or transformed: ours must be seen among them."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return _is_compiling() or _dispatch_modes() > 0 or _transforms() is not None
 
 
 @contextlib.contextmanager
 def _unseen_by_jit_trace() -> Iterator[None]:
     """torch.jit.trace knows no operator that takes a device: what is made in here becomes a constant of the trace."""
-    state = torch._C._get_tracing_state()
+    state = _jit_trace()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         yield
@@ -171,24 +166,27 @@ def generate(
     out: torch.Tensor | None,
 ) -> torch.Tensor:
     """The call behind `anchor_ext.generate` and `Anchors`; `operands` is the operator's form of `config`."""
-    native_dtype = _native_dtype(dtype)
+    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
+        _refuse_dtype(dtype)
     if out is not None:
         return _generate_out(config, operands, image_shape, dtype, device, out)
     if _is_watched():
         return _dispatch(config, operands, image_shape, dtype, _to_device(device))
-    if torch._C._get_tracing_state() is not None:
+    if _jit_trace() is not None:
         sides = image_shape
         if isinstance(image_shape, (tuple, list)):  # of tensors, in a trace
             sides = [int(side) if isinstance(side, torch.Tensor) else side for side in image_shape]
         with _unseen_by_jit_trace():
             return generate(config, operands, sides, dtype, device, None)
+    if not isinstance(device, _DEVICE_TYPES):
+        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
     device, native_device = _resolve(device)
     if native_device is not None:
-        return config.generate(image_shape, dtype, native_dtype, device, native_device)
+        return config.generate(image_shape, dtype, _DTYPES[dtype], device, native_device)
     if device.type == "meta":
         return torch.empty((1, config.num_anchors(image_shape), 4), dtype=dtype, device=device)
     # No kernel of ours for this device: computed here, and copied.
-    return config.generate(image_shape, dtype, native_dtype, _CPU, _NATIVE_CPU).to(device)
+    return config.generate(image_shape, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU).to(device)
 
 
 def _is_symbolic(image_shape: Any) -> bool:
@@ -232,7 +230,7 @@ def _generate_out(
         raise ValueError("out requires grad; expected a tensor that does not")
     if out.layout is not torch.strided or out.is_nested or not out.is_contiguous():
         raise ValueError(f"out has layout {out.layout} and shape {shape_of(out)}; expected a contiguous tensor")
-    if type(out) is not torch.Tensor or _is_watched() or torch._C._get_tracing_state() is not None:
+    if type(out) is not torch.Tensor or _is_watched() or _jit_trace() is not None:
         boxes = generate(config, operands, image_shape, dtype, place, None)
         if out.shape != boxes.shape:
             raise ValueError(f"out has shape {shape_of(out)}; expected {shape_of(boxes)}")
@@ -241,7 +239,7 @@ def _generate_out(
     shape = (1, config.num_anchors(image_shape), 4)
     if out.shape != shape:
         raise ValueError(f"out has shape {shape_of(out)}; expected {shape}")
-    _, native_device = _resolve_once(place)
+    _, native_device = _resolve(place)
     if native_device is not None:
         _fill(config, image_shape, out, dtype, native_device)
     elif place.type != "meta":

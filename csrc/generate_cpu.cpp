@@ -36,22 +36,23 @@ inline __attribute__((always_inline)) void interleave_loop(T* __restrict out, co
                                                            std::int64_t period) {
   for (; pairs > 0; pairs -= period, out += 2 * period, xs += period) {
     const std::int64_t n = pairs < period ? pairs : period;
+#pragma GCC unroll 4  // the loop is short and the processor waits for its branches, not for its memory
     for (std::int64_t i = 0; i < n; ++i) {
       out[2 * i] = xs[i];
       out[2 * i + 1] = ys[i];
     }
   }
 }
-ANCHOR_EXT_CLONES void interleave(double* out, const double* xs, const double* ys, std::int64_t pairs,
-                                  std::int64_t period) {
-  interleave_loop(out, xs, ys, pairs, period);
-}
-ANCHOR_EXT_CLONES void interleave(float* out, const float* xs, const float* ys, std::int64_t pairs,
-                                  std::int64_t period) {
-  interleave_loop(out, xs, ys, pairs, period);
-}
-ANCHOR_EXT_CLONES void interleave(std::uint16_t* out, const std::uint16_t* xs, const std::uint16_t* ys,
+ANCHOR_EXT_CLONES void interleave(double* __restrict out, const double* __restrict xs, const double* __restrict ys,
                                   std::int64_t pairs, std::int64_t period) {
+  interleave_loop(out, xs, ys, pairs, period);
+}
+ANCHOR_EXT_CLONES void interleave(float* __restrict out, const float* __restrict xs, const float* __restrict ys,
+                                  std::int64_t pairs, std::int64_t period) {
+  interleave_loop(out, xs, ys, pairs, period);
+}
+ANCHOR_EXT_CLONES void interleave(std::uint16_t* __restrict out, const std::uint16_t* __restrict xs,
+                                  const std::uint16_t* __restrict ys, std::int64_t pairs, std::int64_t period) {
   interleave_loop(out, xs, ys, pairs, period);
 }
 
@@ -64,7 +65,7 @@ inline double bits(double value) { return value; }
 inline std::uint16_t bits(Float16 value) { return value.bits; }
 inline std::uint16_t bits(BFloat16 value) { return value.bits; }
 
-// Memory for the two tables. Not on the stack, of which a thread may have been given little.
+// Memory for the two tables: not on the stack, of which a thread may have been given little.
 class Tables {
  public:
   Tables() : memory_(std::aligned_alloc(kLine, kTableBytes + kMaxPass * sizeof(double))) {
@@ -127,7 +128,7 @@ void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std
 template <typename T>
 void write_range(const Pyramid& pyramid, void* memory, std::int64_t flat, std::int64_t end) {
   auto* const out = static_cast<Moved<T>*>(memory);
-  const Tables tables;
+  thread_local const Tables tables;  // once per thread: freshly mapped memory would cost more than the tables
   while (flat < end) {
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];

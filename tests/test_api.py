@@ -70,7 +70,7 @@ def test_devices_by_name(device_of):
 def test_a_device_without_a_kernel_gets_a_copy(monkeypatch):
     """No such device is here, so one that has a kernel plays it."""
     monkeypatch.setattr(anchor_ext.ops, "_DEVICES", {})
-    anchor_ext.ops._resolve_once.cache_clear()
+    anchor_ext.ops._resolve.cache_clear()
     made_on = []
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: made_on.append(self.device) or self.clone())
     try:
@@ -78,7 +78,7 @@ def test_a_device_without_a_kernel_gets_a_copy(monkeypatch):
         out = torch.zeros_like(expected())
         assert anchor_ext.generate(SHAPE, out=out) is out and torch.equal(out, expected())
     finally:
-        anchor_ext.ops._resolve_once.cache_clear()
+        anchor_ext.ops._resolve.cache_clear()
     assert made_on == [torch.device("cpu")]
 
 
