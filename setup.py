@@ -197,7 +197,13 @@ class BuildNative(BuildExtension):
                 f'-DANCHOR_EXT_CUDA_VERSION="{toolkit}"',
                 f'-DANCHOR_EXT_CUDA_ARCHS="{archs}"',
             ]
-            library.extra_compile_args["nvcc"] = ["-O3", "-fmad=false", "--threads=2", *flags]
+            library.extra_compile_args["nvcc"] = [
+                "-O3",
+                "-Xcompiler=-fvisibility=hidden",
+                "-fmad=false",
+                "--threads=2",
+                *flags,
+            ]
             library.extra_link_args += cuda_runtime(cuda_home)
 
         module.extra_compile_args = {"cxx": ["-O2", *cxx[1:]]}
