@@ -11,12 +11,17 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: install demo test lint format bench gpu clean
 
-install:
+SOURCES = $(wildcard csrc/* setup.py pyproject.toml)
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install "$(TORCH)"; }
-	@$(PIP) install "setuptools>=61" "pybind11>=2.12" ninja
+	@$(PIP) install "setuptools>=70.1" "pybind11>=2.12" ninja
 	@echo "compiling anchor_ext"
 	@$(PIP) install --no-build-isolation -e ".[test]"
+	@touch $@
 
 demo: install
 	@$(BIN)/python benchmarks/demo.py
@@ -24,15 +29,17 @@ demo: install
 test: install
 	@$(BIN)/pytest
 
+LINTERS = "ruff==0.17.*" "clang-format==23.*" "mypy==2.4.*"
+
 lint: install
-	@$(PIP) install --no-build-isolation -e ".[lint]"
+	@$(PIP) install $(LINTERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu')
 	$(BIN)/mypy
 
 format: install
-	@$(PIP) install --no-build-isolation -e ".[lint]"
+	@$(PIP) install $(LINTERS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu')

@@ -17,6 +17,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+PREPARE = 'pip install torch "setuptools>=70.1" pybind11 ninja'
 INSTALL = "pip install --no-build-isolation ."
 LIBRARY, MODULE = "anchor_ext.libanchor_ext", "anchor_ext._core"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the binary works with this and every later torch
@@ -56,6 +57,8 @@ def decide_on_cuda(torch_cuda: str | None, cuda_home: str | None) -> tuple[str |
     force = os.environ.get("FORCE_CUDA")
     if force == "0":
         return None, "FORCE_CUDA=0"
+    if force not in (None, "", "1"):
+        fail(f"FORCE_CUDA is {force!r}; expected 1 (CUDA or an error) or 0 (no CUDA)", f"FORCE_CUDA=1 {INSTALL}")
     toolkit = nvcc_version(cuda_home)
     if torch_cuda is None:
         reason = "this torch is a build without CUDA"
@@ -156,7 +159,7 @@ class BuildNative(BuildExtension):
                 f"torch cannot be imported by {sys.executable} ({torch_error}).\n"
                 "anchor_ext is compiled against the torch that it will run with: torch comes first, and pip must not "
                 "hide it in an isolated build:",
-                "pip install torch setuptools pybind11 ninja",
+                PREPARE,
                 INSTALL,
             )
         if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 11):

@@ -15,8 +15,12 @@ __all__ = ["image_shape", "levels", "per_level", "shape_of", "show", "stride_pai
 
 def show(value: object) -> str:
     """`repr(value)`, cut to a line, and never an error."""
+    shape = _attribute(value, "shape", None)
     try:
-        text = repr(value)
+        if isinstance(shape, tuple) and len(shape) > 0:  # a tensor or an array: its numbers would say nothing
+            text = f"a {type(value).__name__} of shape {tuple(shape)} and dtype {_attribute(value, 'dtype', None)}"
+        else:
+            text = " ".join(repr(value).split())
     except Exception:  # the caller is about to raise a better one
         text = object.__repr__(value)
     return text if len(text) <= 200 else text[:197] + "..."
@@ -94,7 +98,7 @@ def image_shape(value: object) -> tuple[int, int]:
     items = _items("image_shape", value, expected)
     if len(items) != 2:
         raise ValueError(f"image_shape is {show(value)}; expected {expected}")
-    height, width = (_integer("image_shape", item, f"{expected} of type int") for item in items)
+    height, width = (_integer(f"image_shape[{i}]", item, "a positive integer") for i, item in enumerate(items))
     for side in (height, width):
         if not 1 <= side <= MAX_SIDE:
             raise ValueError(f"image_shape is {show(value)}; expected {expected} of at most 2**31 - 1")
@@ -117,10 +121,10 @@ def levels(value: object) -> list[int]:
 
 def stride_pairs(value: object, num_levels: int) -> list[tuple[float, float]]:
     """One (stride_y, stride_x) per level, from a number or a pair per level."""
-    expected = f"a number or a pair (stride_y, stride_x) for each of the {num_levels} pyramid levels"
+    expected = f"a number or a pair (stride_y, stride_x) per pyramid level, {num_levels} in all"
     items = _items("strides", value, expected)
     if len(items) != num_levels:
-        raise ValueError(f"strides is {show(value)}, {len(items)} levels; expected {expected}")
+        raise ValueError(f"strides is {show(value)}, of length {len(items)}; expected {expected}")
     pairs = []
     for i, item in enumerate(items):
         if _is_sequence(item):
@@ -140,14 +144,14 @@ def per_level(name: str, value: object, num_levels: int, *, one_each: bool = Fal
     From a list of lists, one per level; or from a flat list, which holds for every level or, with `one_each`,
     gives one number to each level.
     """
-    flat = f"a number for each of the {num_levels} pyramid levels" if one_each else "a list of numbers"
-    expected = f"{flat}, or a list of numbers per pyramid level"
+    flat = f"a number per pyramid level, {num_levels} in all" if one_each else "a list of numbers"
+    expected = f"{flat}, or a list of numbers per pyramid level, {num_levels} in all"
     items = _items(name, value, expected)
     nested = [_is_sequence(item) for item in items]
     if any(nested) and not all(nested):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     if (all(nested) or one_each) and len(items) != num_levels:
-        raise ValueError(f"{name} is {show(value)}, {len(items)} levels; expected {expected}, {num_levels} levels")
+        raise ValueError(f"{name} is {show(value)}, of length {len(items)}; expected {expected}")
     if not all(nested):
         numbers = [_positive(f"{name}[{i}]", item) for i, item in enumerate(items)]
         return [[number] for number in numbers] if one_each else [list(numbers) for _ in range(num_levels)]

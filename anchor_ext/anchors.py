@@ -147,6 +147,8 @@ class Anchors(nn.Module):
         Raises:
             TypeError, ValueError: `image_shape` is not two positive integers.
         """
+        if torch.compiler.is_compiling():
+            return ops.level_shapes(self._pyramid_levels, image_shape)
         return self._config.level_shapes(image_shape)
 
     def num_anchors(self, image_shape: Sequence[int]) -> int:
@@ -155,7 +157,14 @@ class Anchors(nn.Module):
         Raises:
             TypeError, ValueError: `image_shape` is not two positive integers.
         """
-        return self._config.num_anchors(image_shape)
+        return sum(self._level_sizes(image_shape))
+
+    def _level_sizes(self, image_shape: Sequence[int]) -> list[int]:
+        """Anchors per level."""
+        if torch.compiler.is_compiling():
+            grids = ops.level_shapes(self._pyramid_levels, image_shape)
+            return [rows * columns * a for (rows, columns), a in zip(grids, self._operands[3], strict=True)]
+        return self._config.level_sizes(image_shape)
 
     def split(self, boxes: Tensor, image_shape: Sequence[int]) -> tuple[Tensor, ...]:
         """Per-level views, no copy, of anything that has a row per anchor.
@@ -171,7 +180,7 @@ class Anchors(nn.Module):
             TypeError, ValueError: `boxes` is no tensor with N rows in its last dimension but one, or `image_shape` is
                 not two positive integers.
         """
-        counts = self._config.level_sizes(image_shape)
+        counts = self._level_sizes(image_shape)
         if not isinstance(boxes, Tensor):
             raise TypeError(f"boxes is {_arguments.show(boxes)}; expected a tensor (..., N, K)")
         if boxes.is_nested or boxes.ndim < 2 or boxes.shape[-2] != sum(counts):

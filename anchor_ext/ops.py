@@ -15,11 +15,20 @@ import torch
 if TYPE_CHECKING:
     from . import _core
 
-__all__ = ["build_info", "generate"]
+__all__ = ["build_info", "generate", "level_shapes"]
 
 
 def _load() -> Any:
     library = Path(__file__).with_name("libanchor_ext.so")
+    remedy = (
+        "It is compiled on the machine that uses it, and needs torch 2.11 or newer. Build it anew, in the source tree, "
+        "with\n    pip install --no-build-isolation --no-deps --force-reinstall ."
+    )
+    if not library.exists() and library.parents[1].joinpath("setup.py").exists():
+        remedy = (
+            "Python was started in anchor_ext's source tree, whose sources hide the installed package. Start it in "
+            "another folder, or build in this one with\n    pip install --no-build-isolation -e ."
+        )
     try:
         torch.ops.load_library(library)
         return importlib.import_module("anchor_ext._core")
@@ -27,9 +36,7 @@ def _load() -> Any:
         raise ImportError(
             f"anchor_ext's native library in {library.parent} does not load with Python "
             f"{sys.version.split()[0]} and torch {torch.__version__}:\n    {error}\n"
-            "It is compiled on the machine that uses it, and needs torch 2.11 or newer. Build it anew, in the source "
-            "tree, with\n    pip install --no-build-isolation --no-deps --force-reinstall .\n"
-            "(A Python that is started in the source tree itself sees the sources there, not what was installed.)"
+            f"{remedy}"
         ) from error
 
 
@@ -48,7 +55,7 @@ _DEVICES = {"cpu": _native.Device.cpu, "cuda": _native.Device.cuda}
 _CPU, _NATIVE_CPU = torch.device("cpu"), _native.Device.cpu
 _BUILT_WITH_CUDA = _native.build_info()["cuda"] is not None
 _DEVICE_TYPES = (torch.device, type(None), str, int)
-_EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0", or None'
+_EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0" or its index, or None'
 
 # The arguments of torch.ops.anchor_ext.generate that do not depend on the image, behind the pyramid levels.
 Operands = tuple[list[int], list[float], list[float], list[int]]
@@ -117,7 +124,8 @@ def _to_device(device: object) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE} ({reason})") from error
 
 
 @functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
@@ -189,6 +197,12 @@ def generate(
     return config.generate(image_shape, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU).to(device)
 
 
+def level_shapes(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:
+    """The grids of an image, where its sides may be symbols and the native library cannot be asked."""
+    height, width = image_shape
+    return [((height + 2**level - 1) // 2**level, (width + 2**level - 1) // 2**level) for level in pyramid_levels]
+
+
 def _is_symbolic(image_shape: Any) -> bool:
     return isinstance(image_shape, tuple) and any(isinstance(side, torch.SymInt) for side in image_shape)
 
@@ -200,11 +214,10 @@ def _dispatch(
     if not torch.compiler.is_compiling() and not _is_symbolic(image_shape):
         config.num_anchors(image_shape)  # raises what the eager call would
         image_shape = _read_image_shape(image_shape)
-    height, width = image_shape
-    level_shapes = [(side + 2**level - 1) // 2**level for level in levels for side in (height, width)]
+    grids = [side for grid in level_shapes(levels, image_shape) for side in grid]
     ours = device.type in _DEVICES or device.type == "meta"
     boxes: torch.Tensor = torch.ops.anchor_ext.generate.default(
-        level_shapes, strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device if ours else _CPU
+        grids, strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device if ours else _CPU
     )[None]
     return boxes if ours else boxes.to(device)
 

@@ -62,6 +62,9 @@ def test_decides_on_cuda(setup, toolkit, monkeypatch):
     assert decide(None, str(toolkit)) == (None, "this torch is a build without CUDA")
     assert decide("12.6", None)[0] is None and "no nvcc" in decide("12.6", None)[1]
     assert decide("12.6", "/elsewhere") == (None, "no nvcc in CUDA_HOME=/elsewhere")
+    monkeypatch.setenv("FORCE_CUDA", "yes")
+    with pytest.raises(SystemExit, match="FORCE_CUDA is 'yes'; expected 1"):
+        decide("12.6", str(toolkit))
     monkeypatch.setenv("FORCE_CUDA", "0")
     assert decide("12.6", str(toolkit)) == (None, "FORCE_CUDA=0")
     monkeypatch.setenv("FORCE_CUDA", "1")
@@ -126,7 +129,7 @@ def test_torch_is_missing(tmp_path):
     hidden.write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
     message = build_ext(tmp_path, PYTHONPATH=str(tmp_path))
     assert "No module named 'torch'" in message and sys.executable in message
-    assert "pip install torch setuptools pybind11 ninja\n    pip install --no-build-isolation .\n" in message
+    assert 'pip install torch "setuptools>=70.1" pybind11 ninja\n    pip install --no-build-isolation .\n' in message
 
 
 def test_the_compiler_is_missing(tmp_path):
@@ -149,6 +152,13 @@ def test_importing_without_a_binary(tmp_path):
     assert "ImportError: anchor_ext's native library in" in error and "libanchor_ext.so" in error
     assert "pip install --no-build-isolation --no-deps --force-reinstall ." in error
     assert "The above exception was the direct cause" in error
+
+
+def test_importing_in_the_source_tree(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "anchor_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "setup.py").touch()
+    error = import_in(tmp_path)
+    assert "started in anchor_ext's source tree" in error and "--force-reinstall" not in error
 
 
 def test_importing_what_another_python_built(tmp_path):

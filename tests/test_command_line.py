@@ -73,7 +73,7 @@ def test_plot_without_matplotlib(capsys, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["0", "64"], "image_shape is"),
-        (["64", "6.4"], "image_shape is '6.4'"),
+        (["64", "6.4"], r"image_shape\[1\] is '6.4'"),
         (["64", "64", "--levels", "31"], "pyramid_levels"),
         (["64", "64", "--save", "/nonexistent/a.npy"], "No such file"),
         (["--plot", "a.png", "--image", "/nonexistent.png"], "No such file"),

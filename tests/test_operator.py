@@ -96,7 +96,12 @@ def test_transforms_of_something_else(out):
 
 
 def test_default_device_and_out_compile_too():
+    anchors = anchor_ext.Anchors()
+
     def call(image, out):
+        shape = image.shape[-2:]
+        levels = anchors.split(out, shape)
+        assert len(levels) == len(anchors.level_shapes(shape)) and anchors.num_anchors(shape) == out.shape[1]
         boxes = anchor_ext.generate(image.shape[-2:], device=image.device, out=out)
         return boxes + 0, anchor_ext.generate(image.shape[-2:])
 
