@@ -89,7 +89,7 @@ def plot(
         if order == count // 2 and rows * columns <= 10_000:
             x, y = [(c + 0.5) * stride_x for c in range(columns)], [(r + 0.5) * stride_y for r in range(rows)]
             dots = x * rows, [v for v in y for _ in x]
-            axes.plot(*dots, ".", color=color, markersize=3, label="every cell of this level")
+            axes.plot(*dots, ".", color=color, markersize=3, label=f"every cell of P{anchors.pyramid_levels[i]}")
         label = f"P{anchors.pyramid_levels[i]}: stride {stride_y:g}, {rows}x{columns} cells of {per_cell} anchors"
         centre = [(column + 0.5) * stride_x], [(row + 0.5) * stride_y]
         axes.plot(*centre, "o", color=color, markersize=8, markeredgecolor="black", label=label)
