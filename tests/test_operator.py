@@ -51,6 +51,8 @@ def test_meta():
         (0, [2**31 - 1] * 10, "expected at most 2.*58 - 1 anchors"),
         (1, [0.0] * 10, r"strides\[0\] is \(0, 0\)"),
         (1, [float("nan")] * 10, r"strides\[0\] is \(nan, nan\)"),
+        (1, [float("inf"), 1.0] * 5, r"strides\[0\] is \(inf, 1\)"),
+        (1, [1.0, float("inf")] * 5, r"strides\[0\] is \(1, inf\)"),
         (2, [1.0] * 179, "cell_anchors: expected four numbers"),
         (2, [1.0] * 184, "cell_anchors: expected four numbers"),
         (2, [float("inf")] * 180, r"cell_anchors\[0\]\[0\] is \(inf"),
