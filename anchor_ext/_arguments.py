@@ -153,8 +153,8 @@ def per_level(name: str, value: object, num_levels: int, *, one_each: bool = Fal
     if (all(nested) or one_each) and len(items) != num_levels:
         raise ValueError(f"{name} is {show(value)}, of length {len(items)}; expected {expected}")
     if not all(nested):
-        numbers = [_positive(f"{name}[{i}]", item) for i, item in enumerate(items)]
-        return [[number] for number in numbers] if one_each else [list(numbers) for _ in range(num_levels)]
+        values = [_positive(f"{name}[{i}]", item) for i, item in enumerate(items)]
+        return [[number] for number in values] if one_each else [list(values) for _ in range(num_levels)]
     return [
         [_positive(f"{name}[{i}][{j}]", number) for j, number in enumerate(_items(f"{name}[{i}]", item, expected))]
         for i, item in enumerate(items)

@@ -58,7 +58,7 @@ ImageShape to_image_shape(py::handle image_shape) {
     }
     return true;
   };
-  ImageShape sides;
+  ImageShape sides{};
   if (read(image_shape, sides)) return sides;
   const py::object& parse = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("anchor_ext._arguments").attr("image_shape"));
   read(parse(image_shape), sides);
@@ -104,10 +104,10 @@ void fill(const Config& config, py::handle image_shape, std::uintptr_t out, Dtyp
 }
 
 // The eager call: torch.empty((1, N, 4)), filled. Chosen by measuring a call at 64x64, where the call is all the cost,
-// in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same tensor 1.6, torch.empty 1.35):
-//   2.1   this: one call into C++, which calls torch.empty and fills its memory
+// in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same tensor 1.5, torch.empty 1.3):
+//   2.2   this: one call into C++, which calls torch.empty and fills its memory
 //   2.4   torch.empty and the same fill, called from Python
-//  10.9   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
+//  14.5   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
 py::object generate_eagerly(const Config& config, py::handle image_shape, py::handle torch_dtype, Dtype dtype,
                             py::handle torch_device, Device device) {
   const Pyramid pyramid = over(config, image_shape);
@@ -120,6 +120,7 @@ py::object generate_eagerly(const Config& config, py::handle image_shape, py::ha
   PyObject* const arguments[] = {shape.ptr(), torch_dtype.ptr(), torch_device.ptr()};
   py::object out = steal(PyObject_Vectorcall(empty.ptr(), arguments, 1, keywords.ptr()));
   void* const memory = PyLong_AsVoidPtr(steal(PyObject_CallMethodNoArgs(out.ptr(), data_ptr.ptr())).ptr());
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   if (memory == nullptr) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
   std::int32_t device_index = -1;
   if (device == Device::cuda)

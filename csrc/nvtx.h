@@ -1,5 +1,4 @@
-// Named ranges for nsys: one per public operation, in the domain "anchor_ext". Nothing where NVTX is absent;
-// 2 ns a range where no tool is attached.
+// Named ranges for nsys: one per public operation, in the domain "anchor_ext". Nothing where NVTX is absent.
 #pragma once
 
 #if __has_include(<nvtx3/nvtx3.hpp>)

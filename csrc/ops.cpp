@@ -9,8 +9,6 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/version.h>
 
-#include <exception>
-#include <mutex>
 #include <stdexcept>
 #include <vector>
 

@@ -1,4 +1,7 @@
-"""The CUDA kernel's own source, compiled for the host with AddressSanitizer and UBSan, against the reference."""
+"""The CUDA kernel's own source, compiled for the host with AddressSanitizer and UBSan, against the reference.
+
+The program also locates flat indices of up to 2**57, which no memory holds, before it reads its cases.
+"""
 
 from __future__ import annotations
 

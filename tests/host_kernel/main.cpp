@@ -57,9 +57,45 @@ void check_thread(std::int64_t thread) {
   std::fill(memory.begin(), memory.end(), kPoison);
 }
 
+// Flat indices far beyond 2**31, for which nobody has the memory: where they lie, against plain division.
+void check_large_indices() {
+  const Box box{-1, -1, 1, 1};
+  const LevelShape large[] = {{46342, 46341}, {99991, 99989}, {1, 2147483647}, {2097152, 2147483647}};
+  for (const LevelShape middle : large)
+    for (const int a : {1, 3, 9, 32}) {
+      const std::vector<LevelShape> shapes{{3, 5}, middle, {2147483647, 7}};
+      const std::vector<std::vector<Box>> cell_anchors{std::vector<Box>(2, box), std::vector<Box>(a, box), {box}};
+      const std::vector<Stride> strides(3, Stride{1.7, 2.3});
+      const Pyramid pyramid = Config(strides, cell_anchors).over_grids(shapes);
+      std::int64_t begin = 0;
+      for (int l = 0; l < 3; ++l) {
+        const auto count = static_cast<std::int64_t>(cell_anchors[l].size()), columns = shapes[l].columns;
+        const std::int64_t size = shapes[l].rows * columns * count;
+        for (std::int64_t i = 0; i < 4000; ++i) {
+          const std::int64_t step = size / 4000 * i, last = size - 1 - i;  // spread over the level, and its end
+          for (const std::int64_t within :
+               {step, step / count * count - 1, step / (count * columns) * count * columns, last}) {
+            if (within < 0 || within >= size) continue;
+            const Position at = locate(pyramid, begin + within);
+            expect(at.level == l && at.cell_anchor == within % count && at.column == within / count % columns &&
+                       at.row == within / count / columns,
+                   "a large flat index lies elsewhere");
+            const Box made = anchor_at(pyramid, begin + within);
+            expect(made.x1 == (static_cast<double>(at.column) + 0.5) * 2.3 - 1 &&
+                       made.y2 == (static_cast<double>(at.row) + 0.5) * 1.7 + 1,
+                   "a large flat index has another box");
+          }
+        }
+        begin += size;
+      }
+      expect(begin == pyramid.num_anchors, "the anchors are counted differently");
+    }
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
+  check_large_indices();
   std::ofstream file(arguments[1], std::ios::binary);
   int dtype_number, num_levels;
   std::size_t offset;
