@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from .ops import build_info  # first: loads the native library  # isort: skip
 from .anchors import Anchors, generate
+from .grid import AnchorGrid
 
-__all__ = ["Anchors", "build_info", "generate"]
+__all__ = ["AnchorGrid", "Anchors", "build_info", "generate"]
 __version__ = _version("anchor_ext")

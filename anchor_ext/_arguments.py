@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from ._core import MAX_CELL_ANCHORS, MAX_LEVELS, MAX_SIDE
 
-__all__ = ["image_shape", "levels", "per_level", "shape_of", "show", "stride_pairs"]
+__all__ = [
+    "cell_anchors",
+    "image_shape",
+    "level_shapes",
+    "levels",
+    "number",
+    "offset_pairs",
+    "per_level",
+    "shape_of",
+    "show",
+    "stride_pairs",
+]
 
 
 def show(value: object) -> str:
@@ -74,35 +85,55 @@ def _integer(name: str, value: object, expected: str) -> int:
     raise TypeError(f"{name} is {show(value)}; expected {expected}")
 
 
-def _positive(name: str, value: object) -> float:
-    expected = "a finite number > 0"
+def number(name: str, value: object, expected: str = "a finite number") -> float:
+    """A finite float, from any real number."""
     is_number = isinstance(value, numbers.Real) or (
         hasattr(type(value), "__float__") and not isinstance(value, (str, bytes, numbers.Number))
     )
     if _is_bool(value) or not is_number:
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     try:
-        number = float(value)  # type: ignore[arg-type]
+        result = float(value)  # type: ignore[arg-type]
     except OverflowError:
-        number = math.inf
+        result = math.inf
     except Exception as error:
         raise TypeError(f"{name} is {show(value)}; expected {expected}") from error
-    if not (math.isfinite(number) and number > 0):
+    if not math.isfinite(result):
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
-    return number
+    return result
 
 
-def image_shape(value: object) -> tuple[int, int]:
+def _positive(name: str, value: object) -> float:
+    expected = "a finite number > 0"
+    result = number(name, value, expected)
+    if not result > 0:
+        raise ValueError(f"{name} is {show(value)}; expected {expected}")
+    return result
+
+
+def image_shape(value: object, name: str = "image_shape") -> tuple[int, int]:
     """(height, width) as two ints, from any two integers in a row."""
-    expected = "two positive integers (height, width)"
-    items = _items("image_shape", value, expected)
+    return _two_integers(name, value, "two positive integers (height, width)")
+
+
+def level_shapes(value: object) -> list[tuple[int, int]]:
+    """(rows, columns) of each level as two ints."""
+    items = _items("level_shapes", value, "two positive integers (rows, columns) per level")
+    return [
+        _two_integers(f"level_shapes[{i}]", item, "two positive integers (rows, columns)")
+        for i, item in enumerate(items)
+    ]
+
+
+def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
+    items = _items(name, value, expected)
     if len(items) != 2:
-        raise ValueError(f"image_shape is {show(value)}; expected {expected}")
-    height, width = (_integer(f"image_shape[{i}]", item, "a positive integer") for i, item in enumerate(items))
-    for side in (height, width):
+        raise ValueError(f"{name} is {show(value)}; expected {expected}")
+    first, second = (_integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
+    for side in (first, second):
         if not 1 <= side <= MAX_SIDE:
-            raise ValueError(f"image_shape is {show(value)}; expected {expected} of at most 2**31 - 1")
-    return height, width
+            raise ValueError(f"{name} is {show(value)}; expected {expected} of at most 2**31 - 1")
+    return first, second
 
 
 def levels(value: object) -> list[int]:
@@ -121,21 +152,53 @@ def levels(value: object) -> list[int]:
 
 def stride_pairs(value: object, num_levels: int) -> list[tuple[float, float]]:
     """One (stride_y, stride_x) per level, from a number or a pair per level."""
-    expected = f"a number or a pair (stride_y, stride_x) per pyramid level, {num_levels} in all"
-    items = _items("strides", value, expected)
+    return _pairs("strides", value, num_levels, "stride_", _positive)
+
+
+def offset_pairs(name: str, value: object, num_levels: int) -> list[tuple[float, float]]:
+    """One (y, x) per level, from one number for all of them, or a number or a pair per level."""
+    if not _is_sequence(value):
+        every = number(name, value, "a finite number, or a number or a pair (y, x) per level")
+        return [(every, every)] * num_levels
+    return _pairs(name, value, num_levels, "", number)
+
+
+def _pairs(
+    name: str, value: object, num_levels: int, prefix: str, read: Callable[[str, object], float]
+) -> list[tuple[float, float]]:
+    each = f"a number or a pair ({prefix}y, {prefix}x)"
+    expected = f"{each} per pyramid level, {num_levels} in all"
+    items = _items(name, value, expected)
     if len(items) != num_levels:
-        raise ValueError(f"strides is {show(value)}, of length {len(items)}; expected {expected}")
+        raise ValueError(f"{name} is {show(value)}, of length {len(items)}; expected {expected}")
     pairs = []
     for i, item in enumerate(items):
         if _is_sequence(item):
-            pair = _items(f"strides[{i}]", item, "a number or a pair (stride_y, stride_x)")
+            pair = _items(f"{name}[{i}]", item, each)
             if len(pair) != 2:
-                raise ValueError(f"strides[{i}] is {show(item)}; expected a number or a pair (stride_y, stride_x)")
-            pairs.append((_positive(f"strides[{i}][0]", pair[0]), _positive(f"strides[{i}][1]", pair[1])))
+                raise ValueError(f"{name}[{i}] is {show(item)}; expected {each}")
+            pairs.append((read(f"{name}[{i}][0]", pair[0]), read(f"{name}[{i}][1]", pair[1])))
         else:
-            stride = _positive(f"strides[{i}]", item)
-            pairs.append((stride, stride))
+            both = read(f"{name}[{i}]", item)
+            pairs.append((both, both))
     return pairs
+
+
+def cell_anchors(value: object, components: int) -> list[list[float]]:
+    """Per level, the components of its cell anchors one after another; from any sequence (A, components) per level."""
+    expected = f"a sequence (A, {components}) of numbers per level"
+    levels = []
+    for i, level in enumerate(_items("cell_anchors", value, expected)):
+        name = f"cell_anchors[{i}]"
+        numbers = []
+        rows = level.tolist() if hasattr(level, "tolist") else level
+        for j, row in enumerate(_items(name, rows, expected)):
+            items = _items(f"{name}[{j}]", row, f"{components} numbers")
+            if len(items) != components:
+                raise ValueError(f"{name}[{j}] is {show(row)}; expected {components} numbers")
+            numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
+        levels.append(numbers)
+    return levels
 
 
 def per_level(name: str, value: object, num_levels: int, *, one_each: bool = False) -> list[list[float]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments, ops
-from ._core import MAX_CELL_ANCHORS, Config
+from ._core import MAX_CELL_ANCHORS
 
 __all__ = ["Anchors", "generate"]
 
@@ -78,13 +78,8 @@ class Anchors(nn.Module):
         self._scales = _arguments.per_level("scales", _SCALES if scales is None else scales, count)
         self._check_total()
         cell_anchors = [self._cell_anchors_of(level) for level in range(count)]
-        self._config = Config(self._strides, cell_anchors, levels)
-        self._operands = (
-            levels,
-            [side for pair in self._strides for side in pair],
-            [number for level in cell_anchors for box in level for number in box],
-            [len(level) for level in cell_anchors],
-        )
+        numbers = [[number for box in level for number in box] for level in cell_anchors]
+        self._config = ops.Configuration(numbers, self._strides, pyramid_levels=levels)
 
     def _check_total(self) -> None:
         total = sum(len(s) * len(r) * len(c) for s, r, c in zip(self._sizes, self._ratios, self._scales, strict=True))
@@ -128,7 +123,7 @@ class Anchors(nn.Module):
         shape = image.shape
         if len(shape) not in (3, 4) or shape[-2] == 0 or shape[-1] == 0:
             raise ValueError(f"image has shape {tuple(shape)}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
-        return ops.generate(self._config, self._operands, shape[-2:], torch.float32, image.device, None)
+        return ops.generate(self._config, None, shape[-2:], None, True, torch.float32, image.device, None)
 
     def generate(
         self,
@@ -139,7 +134,7 @@ class Anchors(nn.Module):
         out: Tensor | None = None,
     ) -> Tensor:
         """Anchors of an image's shape; see `anchor_ext.generate` for arguments, result and errors."""
-        return ops.generate(self._config, self._operands, image_shape, dtype, device, out)
+        return ops.generate(self._config, None, image_shape, None, True, dtype, device, out)
 
     def level_shapes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
         """`(rows, columns)` of each level's grid: `ceil(image / 2**level)`.
@@ -147,9 +142,7 @@ class Anchors(nn.Module):
         Raises:
             TypeError, ValueError: `image_shape` is not two positive integers.
         """
-        if torch.compiler.is_compiling():
-            return ops.level_shapes(self._pyramid_levels, image_shape)
-        return self._config.level_shapes(image_shape)
+        return ops.level_shapes(self._config, image_shape)
 
     def num_anchors(self, image_shape: Sequence[int]) -> int:
         """N, the number of anchors over all levels.
@@ -161,10 +154,7 @@ class Anchors(nn.Module):
 
     def _level_sizes(self, image_shape: Sequence[int]) -> list[int]:
         """Anchors per level."""
-        if torch.compiler.is_compiling():
-            grids = ops.level_shapes(self._pyramid_levels, image_shape)
-            return [rows * columns * a for (rows, columns), a in zip(grids, self._operands[3], strict=True)]
-        return self._config.level_sizes(image_shape)
+        return ops.level_sizes(self._config, None, image_shape)
 
     def split(self, boxes: Tensor, image_shape: Sequence[int]) -> tuple[Tensor, ...]:
         """Per-level views, no copy, of anything that has a row per anchor.
@@ -264,4 +254,4 @@ def generate(
     """
     custom = not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None)
     anchors = Anchors(pyramid_levels, strides, sizes, ratios, scales) if custom else _DEFAULT
-    return ops.generate(anchors._config, anchors._operands, image_shape, dtype, device, out)
+    return ops.generate(anchors._config, None, image_shape, None, True, dtype, device, out)

@@ -6,16 +6,13 @@ import contextlib
 import functools
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
-if TYPE_CHECKING:
-    from . import _core
-
-__all__ = ["build_info", "generate", "level_shapes"]
+__all__ = ["Configuration", "build_info", "gather", "generate", "inside", "level_shapes", "level_sizes", "valid_flags"]
 
 
 def _load() -> Any:
@@ -42,7 +39,8 @@ def _load() -> Any:
 
 _native = _load()
 
-from ._arguments import image_shape as _read_image_shape  # noqa: E402  (both need the native library)
+from ._arguments import image_shape as _read_image_shape  # noqa: E402  (all need the native library)
+from ._arguments import level_shapes as _read_level_shapes  # noqa: E402
 from ._arguments import shape_of, show  # noqa: E402
 
 _DTYPES = {
@@ -56,9 +54,6 @@ _CPU, _NATIVE_CPU = torch.device("cpu"), _native.Device.cpu
 _BUILT_WITH_CUDA = _native.build_info()["cuda"] is not None
 _DEVICE_TYPES = (torch.device, type(None), str, int)
 _EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0" or its index, or None'
-
-# The arguments of torch.ops.anchor_ext.generate that do not depend on the image, behind the pyramid levels.
-Operands = tuple[list[int], list[float], list[float], list[int]]
 
 
 def build_info() -> dict[str, Any]:
@@ -81,6 +76,58 @@ def build_info() -> dict[str, Any]:
     }
 
 
+class Configuration:
+    """What a user fixes once, in the native library's form and in the operators'.
+
+    Args:
+        cell_anchors: per level the components of its cell anchors, one after another.
+        strides, offsets, starts: per level a pair (y, x), or empty for the default.
+        pyramid_levels: where grids are derived from an image; else empty.
+        arithmetic, layout: as for `AnchorGrid`.
+
+    Raises:
+        ValueError: as `AnchorGrid`.
+    """
+
+    def __init__(
+        self,
+        cell_anchors: Sequence[Sequence[float]],
+        strides: Sequence[tuple[float, float]],
+        offsets: Sequence[tuple[float, float]] = (),
+        starts: Sequence[tuple[float, float]] = (),
+        pyramid_levels: Sequence[int] = (),
+        arithmetic: str = "float64",
+        layout: str = "xyxy",
+    ) -> None:
+        self.native = _native.Config(cell_anchors, strides, offsets, starts, pyramid_levels, arithmetic, layout)
+        self.num_components: int = self.native.num_components
+        self.pyramid_levels = list(pyramid_levels)
+        self.num_cell_anchors = [len(level) // self.num_components for level in cell_anchors]
+        self.strides = _flat(strides)
+        self.cell_anchors = _flat(cell_anchors)
+        self.keywords = {
+            "offsets": _flat(offsets),
+            "starts": _flat(starts),
+            "arithmetic": arithmetic,
+            "layout": layout,
+        }
+
+
+def _flat(lists: Iterable[Iterable[float]]) -> list[float]:
+    return [number for numbers in lists for number in numbers]
+
+
+# The fake kernels: what the operators return, without the numbers. Their signatures are the schemas in ops.cpp.
+
+
+def _count(level_shapes: Sequence[int], num_cell_anchors: Sequence[int]) -> int:
+    levels = zip(level_shapes[::2], level_shapes[1::2], num_cell_anchors, strict=True)
+    return sum(rows * columns * count for rows, columns, count in levels)
+
+
+_COMPONENTS = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
+
+
 @torch.library.register_fake("anchor_ext::generate")  # type: ignore[untyped-decorator]
 def _(
     level_shapes: Sequence[int],
@@ -90,10 +137,40 @@ def _(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    layout: str = "xyxy",
+    **_: Any,
 ) -> torch.Tensor:
-    levels = zip(level_shapes[::2], level_shapes[1::2], num_cell_anchors, strict=True)
-    num_anchors = sum(rows * columns * count for rows, columns, count in levels)
-    return torch.empty((num_anchors, 4), dtype=dtype, device=device)
+    return torch.empty((_count(level_shapes, num_cell_anchors), _COMPONENTS[layout]), dtype=dtype, device=device)
+
+
+@torch.library.register_fake("anchor_ext::gather")  # type: ignore[untyped-decorator]
+def _(index: torch.Tensor, *_: Any, dtype: torch.dtype, layout: str = "xyxy", **__: Any) -> torch.Tensor:
+    return torch.empty((*index.shape, _COMPONENTS[layout]), dtype=dtype, device=index.device)
+
+
+@torch.library.register_fake("anchor_ext::inside")  # type: ignore[untyped-decorator]
+def _(
+    level_shapes: Sequence[int],
+    strides: Sequence[float],
+    cell_anchors: Sequence[float],
+    num_cell_anchors: Sequence[int],
+    *_: Any,
+    device: torch.device,
+    **__: Any,
+) -> torch.Tensor:
+    return torch.empty(_count(level_shapes, num_cell_anchors), dtype=torch.bool, device=device)
+
+
+@torch.library.register_fake("anchor_ext::valid_flags")  # type: ignore[untyped-decorator]
+def _(
+    level_shapes: Sequence[int],
+    strides: Sequence[float],
+    num_cell_anchors: Sequence[int],
+    *_: Any,
+    device: torch.device,
+    **__: Any,
+) -> torch.Tensor:
+    return torch.empty(_count(level_shapes, num_cell_anchors), dtype=torch.bool, device=device)
 
 
 @functools.cache
@@ -154,6 +231,15 @@ def _is_watched() -> bool:
     return _is_compiling() or _dispatch_modes() > 0 or _transforms() is not None
 
 
+def _concrete(shapes: Any) -> Any:
+    """Shapes whose sides torch.jit.trace has made tensors, as numbers."""
+    if isinstance(shapes, torch.Tensor) and shapes.ndim == 0:
+        return int(shapes)
+    if isinstance(shapes, (tuple, list)):
+        return (tuple if isinstance(shapes, tuple) else list)(map(_concrete, shapes))
+    return shapes
+
+
 @contextlib.contextmanager
 def _unseen_by_jit_trace() -> Iterator[None]:
     """torch.jit.trace knows no operator that takes a device: what is made in here becomes a constant of the trace."""
@@ -165,67 +251,205 @@ def _unseen_by_jit_trace() -> Iterator[None]:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
+def _resolve_checked(device: Any) -> tuple[torch.device, Any]:
+    if not isinstance(device, _DEVICE_TYPES):
+        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
+    return _resolve(device)
+
+
 def generate(
-    config: _core.Config,
-    operands: Operands,
+    config: Configuration,
+    level_shapes: Any,
     image_shape: Any,
+    clip: Any,
+    batched: bool,
     dtype: torch.dtype,
     device: Any,
     out: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The call behind `anchor_ext.generate` and `Anchors`; `operands` is the operator's form of `config`."""
+    """The call behind `generate`, `Anchors` and `AnchorGrid`; `batched` puts a dimension of 1 before the others."""
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
     if out is not None:
-        return _generate_out(config, operands, image_shape, dtype, device, out)
+        return _generate_out(config, level_shapes, image_shape, clip, batched, dtype, device, out)
     if _is_watched():
-        return _dispatch(config, operands, image_shape, dtype, _to_device(device))
+        return _dispatch(config, level_shapes, image_shape, clip, batched, dtype, _to_device(device))
     if _jit_trace() is not None:
-        sides = image_shape
-        if isinstance(image_shape, (tuple, list)):  # of tensors, in a trace
-            sides = [int(side) if isinstance(side, torch.Tensor) else side for side in image_shape]
+        shapes = (_concrete(level_shapes), _concrete(image_shape), _concrete(clip))
         with _unseen_by_jit_trace():
-            return generate(config, operands, sides, dtype, device, None)
-    if not isinstance(device, _DEVICE_TYPES):
-        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
-    device, native_device = _resolve(device)
+            return generate(config, *shapes, batched, dtype, device, None)
+    device, native_device = _resolve_checked(device)
     if native_device is not None:
-        return config.generate(image_shape, dtype, _DTYPES[dtype], device, native_device)
+        return config.native.generate(  # type: ignore[no-any-return]
+            level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], device, native_device
+        )
+    shape = _shape(config, level_shapes, image_shape, clip, batched)
     if device.type == "meta":
-        return torch.empty((1, config.num_anchors(image_shape), 4), dtype=dtype, device=device)
+        return torch.empty(shape, dtype=dtype, device=device)
     # No kernel of ours for this device: computed here, and copied.
-    return config.generate(image_shape, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU).to(device)
+    on_cpu: torch.Tensor = config.native.generate(
+        level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU
+    )
+    return on_cpu.to(device)
 
 
-def level_shapes(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:
-    """The grids of an image, where its sides may be symbols and the native library cannot be asked."""
-    height, width = image_shape
-    return [((height + 2**level - 1) // 2**level, (width + 2**level - 1) // 2**level) for level in pyramid_levels]
+def gather(
+    config: Configuration, index: torch.Tensor, level_shapes: Any, image_shape: Any, clip: Any, dtype: torch.dtype
+) -> torch.Tensor:
+    """The anchors at flat indices [...], int64 or int32, modulo their number: [..., components]."""
+    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
+        _refuse_dtype(dtype)
+    device, native_device = _resolve_checked(index.device)
+    index = index.contiguous()
+    if _is_watched() or _jit_trace() is not None or type(index) is not torch.Tensor:
+        ours = native_device is not None or index.is_meta
+        levels, keywords = _operands(config, level_shapes, image_shape)
+        boxes: torch.Tensor = torch.ops.anchor_ext.gather.default(
+            index if ours else index.cpu(), *levels, dtype=dtype, clip=_sides("clip", clip), **keywords
+        )
+        return boxes if ours else boxes.to(device)
+    if native_device is not None:
+        return config.native.gather(  # type: ignore[no-any-return]
+            level_shapes, image_shape, clip, index.data_ptr(), index.element_size(), tuple(index.shape), dtype,
+            _DTYPES[dtype], device, native_device,
+        )  # fmt: skip
+    config.native.num_anchors(level_shapes, image_shape, clip)
+    if device.type == "meta":
+        return torch.empty((*index.shape, config.num_components), dtype=dtype, device=device)
+    return gather(config, index.cpu(), level_shapes, image_shape, clip, dtype).to(device)
 
 
-def _is_symbolic(image_shape: Any) -> bool:
-    return isinstance(image_shape, tuple) and any(isinstance(side, torch.SymInt) for side in image_shape)
+def inside(
+    config: Configuration, level_shapes: Any, image_shape: Any, border: float, dtype: torch.dtype, device: Any
+) -> torch.Tensor:
+    """[N] bool: whether each anchor of the dtype lies in the image."""
+    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
+        _refuse_dtype(dtype)
+    if _is_watched() or _jit_trace() is not None:
+        levels, keywords = _operands(config, level_shapes, None)
+        return _on_device(
+            lambda place: torch.ops.anchor_ext.inside.default(
+                *levels, _sides("image_shape", image_shape), border, dtype=dtype, device=place, **keywords
+            ),
+            _to_device(device),
+        )
+    device, native_device = _resolve_checked(device)
+    if native_device is not None:
+        return config.native.inside(  # type: ignore[no-any-return]
+            level_shapes, image_shape, border, _DTYPES[dtype], device, native_device
+        )
+    flags: torch.Tensor = config.native.inside(level_shapes, image_shape, border, _DTYPES[dtype], _CPU, _NATIVE_CPU)
+    return flags.to(device)
+
+
+def valid_flags(
+    config: Configuration, level_shapes: Any, image_shape: Any, padded_shape: Any, device: Any
+) -> torch.Tensor:
+    """[N] bool: whether each anchor's cell lies on the padded image."""
+    if _is_watched() or _jit_trace() is not None:
+        (grids, strides, _, counts), keywords = _operands(config, level_shapes, image_shape)
+        return _on_device(
+            lambda place: torch.ops.anchor_ext.valid_flags.default(
+                grids, strides, counts, _sides("padded_shape", padded_shape), device=place,
+                image_shape=keywords["image_shape"],
+            ),
+            _to_device(device),
+        )  # fmt: skip
+    device, native_device = _resolve_checked(device)
+    if native_device is not None:
+        return config.native.valid_flags(  # type: ignore[no-any-return]
+            level_shapes, image_shape, padded_shape, device, native_device
+        )
+    flags: torch.Tensor = config.native.valid_flags(level_shapes, image_shape, padded_shape, _CPU, _NATIVE_CPU)
+    return flags.to(device)
+
+
+def level_shapes(config: Configuration, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+    """The grids that `config`'s pyramid levels have over an image."""
+    if torch.compiler.is_compiling() or _is_symbolic(image_shape):  # the native library knows no symbols
+        height, width = image_shape
+        levels = config.pyramid_levels
+        return [((height + 2**level - 1) // 2**level, (width + 2**level - 1) // 2**level) for level in levels]
+    return config.native.level_shapes(None, image_shape)  # type: ignore[no-any-return]
+
+
+def level_sizes(config: Configuration, grids: Sequence[Any] | None, image_shape: Any) -> list[int]:
+    """The number of anchors of each level."""
+    if torch.compiler.is_compiling() or _is_symbolic(image_shape) or _any_symbolic(grids):
+        shapes = level_shapes(config, image_shape) if grids is None else grids
+        return [rows * columns * a for (rows, columns), a in zip(shapes, config.num_cell_anchors, strict=True)]
+    return config.native.level_sizes(grids, image_shape)  # type: ignore[no-any-return]
+
+
+def _shape(config: Configuration, level_shapes: Any, image_shape: Any, clip: Any, batched: bool) -> tuple[int, ...]:
+    shape = (config.native.num_anchors(level_shapes, image_shape, clip), config.num_components)
+    return (1, *shape) if batched else shape
+
+
+def _is_symbolic(shape: Any) -> bool:
+    return isinstance(shape, (tuple, list)) and any(isinstance(side, torch.SymInt) for side in shape)
+
+
+def _any_symbolic(shapes: Any) -> bool:
+    return isinstance(shapes, (tuple, list)) and any(_is_symbolic(shape) for shape in shapes)
+
+
+def _sides(name: str, shape: Any) -> list[int]:
+    """A shape as an operator takes it; in a trace its sides may be symbols, which only the operator can check."""
+    if shape is None:
+        return []
+    concrete = not torch.compiler.is_compiling() and not _is_symbolic(shape)
+    return list(_read_image_shape(_concrete(shape), name) if concrete else shape)
+
+
+def _operands(config: Configuration, level_shapes_: Any, image_shape: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the operators take of the configuration, the grids and the image: by position and by name."""
+    shape = _sides("image_shape", image_shape) or None
+    if level_shapes_ is None:
+        level_shapes_ = level_shapes(config, shape or ())
+    elif not torch.compiler.is_compiling() and not _any_symbolic(level_shapes_):
+        level_shapes_ = _read_level_shapes(_concrete(level_shapes_))
+    if not torch.compiler.is_compiling() and not _any_symbolic(level_shapes_):
+        config.native.num_anchors(
+            None if config.pyramid_levels else level_shapes_, shape, None
+        )  # raises as eager calls
+    grids = [side for rows, columns in level_shapes_ for side in (rows, columns)]
+    keywords = {**config.keywords, "image_shape": [] if config.pyramid_levels else shape or []}
+    return (grids, config.strides, config.cell_anchors, config.num_cell_anchors), keywords
+
+
+def _on_device(call: Callable[[torch.device], torch.Tensor], device: torch.device) -> torch.Tensor:
+    """The result of an operator, which knows the CPU, CUDA and meta, on any device."""
+    if device.type in _DEVICES or device.type == "meta":
+        return call(device)
+    return call(_CPU).to(device)
 
 
 def _dispatch(
-    config: _core.Config, operands: Operands, image_shape: Any, dtype: torch.dtype, device: torch.device
+    config: Configuration,
+    level_shapes: Any,
+    image_shape: Any,
+    clip: Any,
+    batched: bool,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> torch.Tensor:
-    levels, strides, cell_anchors, num_cell_anchors = operands
-    if not torch.compiler.is_compiling() and not _is_symbolic(image_shape):
-        config.num_anchors(image_shape)  # raises what the eager call would
-        image_shape = _read_image_shape(image_shape)
-    grids = [side for grid in level_shapes(levels, image_shape) for side in grid]
-    ours = device.type in _DEVICES or device.type == "meta"
-    boxes: torch.Tensor = torch.ops.anchor_ext.generate.default(
-        grids, strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device if ours else _CPU
-    )[None]
-    return boxes if ours else boxes.to(device)
+    operands, keywords = _operands(config, level_shapes, image_shape)
+    boxes = _on_device(
+        lambda place: torch.ops.anchor_ext.generate.default(
+            *operands, dtype=dtype, device=place, clip=_sides("clip", clip), **keywords
+        ),
+        device,
+    )
+    return boxes[None] if batched else boxes
 
 
 def _generate_out(
-    config: _core.Config,
-    operands: Operands,
+    config: Configuration,
+    level_shapes: Any,
     image_shape: Any,
+    clip: Any,
+    batched: bool,
     dtype: torch.dtype,
     device: Any,
     out: torch.Tensor,
@@ -244,23 +468,28 @@ def _generate_out(
     if out.layout is not torch.strided or out.is_nested or not out.is_contiguous():
         raise ValueError(f"out has layout {out.layout} and shape {shape_of(out)}; expected a contiguous tensor")
     if type(out) is not torch.Tensor or _is_watched() or _jit_trace() is not None:
-        boxes = generate(config, operands, image_shape, dtype, place, None)
+        boxes = generate(config, level_shapes, image_shape, clip, batched, dtype, place, None)
         if out.shape != boxes.shape:
             raise ValueError(f"out has shape {shape_of(out)}; expected {shape_of(boxes)}")
         return out.copy_(boxes)
 
-    shape = (1, config.num_anchors(image_shape), 4)
+    shape = _shape(config, level_shapes, image_shape, clip, batched)
     if out.shape != shape:
         raise ValueError(f"out has shape {shape_of(out)}; expected {shape}")
     _, native_device = _resolve(place)
     if native_device is not None:
-        _fill(config, image_shape, out, dtype, native_device)
+        memory = _memory(out)
+        config.native.fill(level_shapes, image_shape, clip, memory, _DTYPES[dtype], native_device, out.get_device())
+        if not out.is_inference():
+            torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back
     elif place.type != "meta":
-        out.copy_(config.generate(image_shape, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU))
+        out.copy_(
+            config.native.generate(level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU)
+        )
     return out
 
 
-def _fill(config: _core.Config, image_shape: Any, out: torch.Tensor, dtype: torch.dtype, native_device: Any) -> None:
+def _memory(out: torch.Tensor) -> int:
     memory, storage = out.data_ptr(), out.untyped_storage()
     end = (out.storage_offset() + out.numel()) * out.element_size()
     if memory == 0 or storage.nbytes() < end or out.is_neg():
@@ -268,6 +497,4 @@ def _fill(config: _core.Config, image_shape: Any, out: torch.Tensor, dtype: torc
             f"out has a storage of {storage.nbytes()} bytes at address {memory}"
             f"{', to be read negated' if out.is_neg() else ''}; expected a tensor with {end} bytes of its own"
         )
-    config.fill(image_shape, memory, _DTYPES[dtype], native_device, out.get_device())
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back
+    return memory

@@ -18,23 +18,18 @@ namespace py = pybind11;
 namespace anchor_ext {
 namespace {
 
-using ImageShape = std::pair<std::int64_t, std::int64_t>;  // height, width
 using Pairs = std::vector<std::array<double, 2>>;
-using Boxes = std::vector<std::vector<std::array<double, 4>>>;
 
-std::vector<Stride> to_strides(const Pairs& pairs) {
-  std::vector<Stride> strides;
-  for (const auto& [y, x] : pairs) strides.push_back({y, x});
-  return strides;
+std::vector<Pair> to_pairs(const Pairs& numbers) {
+  std::vector<Pair> pairs;
+  for (const auto& [y, x] : numbers) pairs.push_back({y, x});
+  return pairs;
 }
 
-std::vector<std::vector<Box>> to_cell_anchors(const Boxes& boxes) {
-  std::vector<std::vector<Box>> cell_anchors;
-  for (const auto& level : boxes) {
-    cell_anchors.emplace_back();
-    for (const auto& [x1, y1, x2, y2] : level) cell_anchors.back().push_back({x1, y1, x2, y2});
-  }
-  return cell_anchors;
+Pairs from_pairs(const std::vector<Pair>& pairs) {
+  Pairs numbers;
+  for (const auto& [y, x] : pairs) numbers.push_back({y, x});
+  return numbers;
 }
 
 // A Python object that the process needs once; it outlives the interpreter's shutdown.
@@ -44,30 +39,56 @@ std::vector<std::vector<Box>> to_cell_anchors(const Boxes& boxes) {
     return storage.call_once_and_store_result([]() -> py::object { return expression; }).get_stored(); \
   }())
 
-// A tuple of two ints, as nearly every caller has it, is read here; Python reads the rest, or says what is wrong.
-ImageShape to_image_shape(py::handle image_shape) {
-  const auto read = [](py::handle shape, ImageShape& sides) {
-    if (!PyTuple_Check(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) != 2) return false;
-    std::int64_t* const into[2] = {&sides.first, &sides.second};
-    for (int i = 0; i < 2; ++i) {
-      PyObject* side = PyTuple_GET_ITEM(shape.ptr(), i);
-      int overflow = 0;
-      if (!PyLong_CheckExact(side)) return false;
-      *into[i] = PyLong_AsLongLongAndOverflow(side, &overflow);
-      if (overflow != 0) return false;
+// A tuple of two ints, as nearly every caller has it.
+bool read_shape(PyObject* shape, std::int64_t (&sides)[2]) {
+  if (!PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) != 2) return false;
+  for (int i = 0; i < 2; ++i) {
+    PyObject* side = PyTuple_GET_ITEM(shape, i);
+    int overflow = 0;
+    if (!PyLong_CheckExact(side)) return false;
+    sides[i] = PyLong_AsLongLongAndOverflow(side, &overflow);
+    if (overflow != 0) return false;
+  }
+  return true;
+}
+
+// Everything else is read in Python, which says what is wrong.
+ImageShape to_image_shape(py::handle shape, const char* name) {
+  std::int64_t sides[2] = {0, 0};
+  if (!read_shape(shape.ptr(), sides)) {
+    const py::object& parse = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("anchor_ext._arguments").attr("image_shape"));
+    read_shape(parse(shape, name).ptr(), sides);
+  }
+  return {sides[0], sides[1]};
+}
+
+std::vector<LevelShape> to_level_shapes(py::handle shapes) {
+  std::vector<LevelShape> level_shapes;
+  const auto read = [&level_shapes](py::handle list) {
+    if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr())) return false;
+    level_shapes.clear();
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list.ptr()); ++i) {
+      std::int64_t sides[2] = {0, 0};
+      if (!read_shape(PySequence_Fast_GET_ITEM(list.ptr(), i), sides)) return false;
+      level_shapes.push_back({sides[0], sides[1]});
     }
     return true;
   };
-  ImageShape sides{};
-  if (read(image_shape, sides)) return sides;
-  const py::object& parse = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("anchor_ext._arguments").attr("image_shape"));
-  read(parse(image_shape), sides);
-  return sides;
+  if (!read(shapes)) {
+    const py::object& parse = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("anchor_ext._arguments").attr("level_shapes"));
+    read(parse(shapes));
+  }
+  return level_shapes;
 }
 
-Pyramid over(const Config& config, py::handle image_shape) {
-  const auto [height, width] = to_image_shape(image_shape);
-  return config.over_image(height, width);
+// level_shapes, image_shape and clip are shapes or None.
+Pyramid over(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip = py::none()) {
+  Request request;
+  if (!level_shapes.is_none()) request.level_shapes = to_level_shapes(level_shapes);
+  if (!image_shape.is_none() || level_shapes.is_none())
+    request.image_shape = to_image_shape(image_shape, "image_shape");
+  if (!clip.is_none()) request.clip = to_image_shape(clip, "clip");
+  return config.over(request);
 }
 
 py::object steal(PyObject* result) {
@@ -75,48 +96,50 @@ py::object steal(PyObject* result) {
   return py::reinterpret_steal<py::object>(result);
 }
 
-std::vector<ImageShape> level_shapes(const Config& config, py::handle image_shape) {
-  const Pyramid pyramid = over(config, image_shape);
-  std::vector<ImageShape> shapes;
+std::vector<std::pair<std::int64_t, std::int64_t>> level_shapes(const Config& config, py::handle level_shapes,
+                                                                py::handle image_shape) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape);
+  std::vector<std::pair<std::int64_t, std::int64_t>> shapes;
   for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
-    shapes.emplace_back(pyramid.levels[l].rows, pyramid.levels[l].columns);
+    shapes.emplace_back(pyramid.levels[l].y.cells, pyramid.levels[l].x.cells);
   return shapes;
 }
 
-std::vector<std::int64_t> level_sizes(const Config& config, py::handle image_shape) {
-  const Pyramid pyramid = over(config, image_shape);
+std::vector<std::int64_t> level_sizes(const Config& config, py::handle level_shapes, py::handle image_shape) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape);
   std::vector<std::int64_t> sizes;
   for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
     const Level& level = pyramid.levels[l];
-    sizes.push_back(level.rows * level.columns * level.num_cell_anchors);
+    sizes.push_back(level.y.cells * level.x.cells * level.num_cell_anchors);
   }
   return sizes;
 }
 
-std::int64_t num_anchors(const Config& config, py::handle image_shape) { return over(config, image_shape).num_anchors; }
-
-// Fills memory that the caller has checked.
-void fill(const Config& config, py::handle image_shape, std::uintptr_t out, Dtype dtype, Device device,
-          std::int32_t device_index) {
-  const Pyramid pyramid = over(config, image_shape);
-  const py::gil_scoped_release release;
-  generate(pyramid, dtype, reinterpret_cast<void*>(out), device, device_index);
+std::int64_t num_anchors(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip) {
+  return over(config, level_shapes, image_shape, clip).num_anchors;
 }
 
-// The eager call: torch.empty((1, N, 4)), filled. Chosen by measuring a call at 64x64, where the call is all the cost,
-// in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same tensor 1.5, torch.empty 1.3):
-//   2.2   this: one call into C++, which calls torch.empty and fills its memory
-//   2.4   torch.empty and the same fill, called from Python
-//  14.5   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
-py::object generate_eagerly(const Config& config, py::handle image_shape, py::handle torch_dtype, Dtype dtype,
-                            py::handle torch_device, Device device) {
-  const Pyramid pyramid = over(config, image_shape);
+// Fills memory that the caller has checked.
+void fill(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip, std::uintptr_t out,
+          Dtype dtype, Device device, std::int32_t device_index) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape, clip);
+  const py::gil_scoped_release release;
+  generate(pyramid, dtype, reinterpret_cast<void*>(out), {device, device_index});
+}
+
+// A tensor of torch.empty's, and its memory.
+struct Empty {
+  py::object tensor;
+  void* memory;
+  Place place;
+};
+
+Empty make_empty(const py::tuple& shape, py::handle torch_dtype, py::handle torch_device, Device device) {
   const py::object& empty = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("empty"));
   const py::object& keywords = ANCHOR_EXT_PYTHON_ONCE(py::make_tuple("dtype", "device"));
   const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
   const py::object& get_device = ANCHOR_EXT_PYTHON_ONCE(py::str("get_device"));
 
-  const py::tuple shape = py::make_tuple(1, pyramid.num_anchors, 4);
   PyObject* const arguments[] = {shape.ptr(), torch_dtype.ptr(), torch_device.ptr()};
   py::object out = steal(PyObject_Vectorcall(empty.ptr(), arguments, 1, keywords.ptr()));
   void* const memory = PyLong_AsVoidPtr(steal(PyObject_CallMethodNoArgs(out.ptr(), data_ptr.ptr())).ptr());
@@ -125,26 +148,88 @@ py::object generate_eagerly(const Config& config, py::handle image_shape, py::ha
   std::int32_t device_index = -1;
   if (device == Device::cuda)
     device_index = steal(PyObject_CallMethodNoArgs(out.ptr(), get_device.ptr())).cast<std::int32_t>();
-  {
-    const py::gil_scoped_release release;
-    generate(pyramid, dtype, memory, device, device_index);
+  return {std::move(out), memory, {device, device_index}};
+}
+
+// The eager call: torch.empty((N, components)), or (1, N, components) where `batched`, filled. Chosen by measuring a
+// call at 64x64, where the call is all the cost, in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same
+// tensor 1.5, torch.empty 1.3):
+//   2.2   this: one call into C++, which calls torch.empty and fills its memory
+//   2.4   torch.empty and the same fill, called from Python
+//  14.5   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
+py::object generate_eagerly(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip,
+                            bool batched, py::handle torch_dtype, Dtype dtype, py::handle torch_device, Device device) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape, clip);
+  const std::int32_t components = config.num_components();
+  const py::tuple shape = batched ? py::tuple(py::make_tuple(1, pyramid.num_anchors, components))
+                                  : py::tuple(py::make_tuple(pyramid.num_anchors, components));
+  Empty out = make_empty(shape, torch_dtype, torch_device, device);
+  const py::gil_scoped_release release;
+  generate(pyramid, dtype, out.memory, out.place);
+  return std::move(out.tensor);
+}
+
+py::object flags_eagerly(const Pyramid& pyramid, const Question& question, py::handle torch_device, Device device) {
+  const py::object& torch_bool = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("bool"));
+  Empty out = make_empty(py::make_tuple(pyramid.num_anchors), torch_bool, torch_device, device);
+  const py::gil_scoped_release release;
+  flags(pyramid, question, static_cast<bool*>(out.memory), out.place);
+  return std::move(out.tensor);
+}
+
+py::object valid_flags(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle padded_shape,
+                       py::handle torch_device, Device device) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape);
+  const Question question = config.valid(pyramid, to_image_shape(padded_shape, "padded_shape"));
+  return flags_eagerly(pyramid, question, torch_device, device);
+}
+
+py::object inside(const Config& config, py::handle level_shapes, py::handle image_shape, double border, Dtype dtype,
+                  py::handle torch_device, Device device) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape);
+  const Question question = config.inside(pyramid, to_image_shape(image_shape, "image_shape"), border, dtype);
+  return flags_eagerly(pyramid, question, torch_device, device);
+}
+
+// The anchors at `count` flat indices in memory that the caller has checked.
+py::object gather_eagerly(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip,
+                          std::uintptr_t indices, std::int32_t bytes, const py::tuple& shape, py::handle torch_dtype,
+                          Dtype dtype, py::handle torch_device, Device device) {
+  const Pyramid pyramid = over(config, level_shapes, image_shape, clip);
+  std::int64_t count = 1;
+  py::list sizes;
+  for (const py::handle side : shape) {
+    count *= side.cast<std::int64_t>();
+    sizes.append(side);
   }
-  return out;
+  sizes.append(config.num_components());
+  if (count == 0) {
+    const py::object& empty = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("empty"));
+    return empty(py::tuple(sizes), py::arg("dtype") = torch_dtype, py::arg("device") = torch_device);
+  }
+  Empty out = make_empty(py::tuple(sizes), torch_dtype, torch_device, device);
+  const py::gil_scoped_release release;
+  gather(pyramid, {reinterpret_cast<const void*>(indices), bytes}, count, dtype, out.memory, out.place);
+  return std::move(out.tensor);
+}
+
+Config make_config(const std::vector<std::vector<double>>& cell_anchors, const Pairs& strides, const Pairs& offsets,
+                   const Pairs& starts, const std::vector<std::int32_t>& pyramid_levels, const std::string& arithmetic,
+                   const std::string& layout) {
+  return Config(
+      {cell_anchors, to_pairs(strides), to_pairs(offsets), to_pairs(starts), pyramid_levels, arithmetic, layout});
 }
 
 py::tuple state(const Config& config) {
-  Pairs strides;
-  for (const Stride& stride : config.strides()) strides.push_back({stride.y, stride.x});
-  Boxes cell_anchors;
-  for (const std::vector<Box>& level : config.cell_anchors()) {
-    cell_anchors.emplace_back();
-    for (const Box& box : level) cell_anchors.back().push_back({box.x1, box.y1, box.x2, box.y2});
-  }
-  return py::make_tuple(strides, cell_anchors, config.pyramid_levels());
+  const ConfigArguments& arguments = config.arguments();
+  return py::make_tuple(arguments.cell_anchors, from_pairs(arguments.strides), from_pairs(arguments.offsets),
+                        from_pairs(arguments.starts), arguments.pyramid_levels, arguments.arithmetic, arguments.layout);
 }
 
-Config make_config(const Pairs& strides, const Boxes& cell_anchors, const std::vector<std::int32_t>& pyramid_levels) {
-  return Config(to_strides(strides), to_cell_anchors(cell_anchors), pyramid_levels);
+Config from_state(const py::tuple& state) {
+  return make_config(state[0].cast<std::vector<std::vector<double>>>(), state[1].cast<Pairs>(), state[2].cast<Pairs>(),
+                     state[3].cast<Pairs>(), state[4].cast<std::vector<std::int32_t>>(), state[5].cast<std::string>(),
+                     state[6].cast<std::string>());
 }
 
 py::dict build_info_dict() {
@@ -181,13 +266,17 @@ PYBIND11_MODULE(_core, m) {
   py::enum_<Device>(m, "Device").value("cpu", Device::cpu).value("cuda", Device::cuda);
 
   py::class_<Config>(m, "Config")
-      .def(py::init(&make_config), py::arg("strides"), py::arg("cell_anchors"), py::arg("pyramid_levels"))
-      .def("level_shapes", &level_shapes, py::arg("image_shape"))
-      .def("level_sizes", &level_sizes, py::arg("image_shape"))
-      .def("num_anchors", &num_anchors, py::arg("image_shape"))
+      .def(py::init(&make_config), py::arg("cell_anchors"), py::arg("strides"), py::arg("offsets") = Pairs(),
+           py::arg("starts") = Pairs(), py::arg("pyramid_levels") = std::vector<std::int32_t>(),
+           py::arg("arithmetic") = "float64", py::arg("layout") = "xyxy")
+      .def_property_readonly("num_components", &Config::num_components)
+      .def("level_shapes", &level_shapes)
+      .def("level_sizes", &level_sizes)
+      .def("num_anchors", &num_anchors)
       .def("fill", &fill)
       .def("generate", &generate_eagerly)
-      .def(py::pickle(&state, [](const py::tuple& state) {
-        return make_config(state[0].cast<Pairs>(), state[1].cast<Boxes>(), state[2].cast<std::vector<std::int32_t>>());
-      }));
+      .def("gather", &gather_eagerly)
+      .def("inside", &inside)
+      .def("valid_flags", &valid_flags)
+      .def(py::pickle(&state, &from_state));
 }

@@ -1,7 +1,9 @@
 #include "config.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -27,124 +29,272 @@ Divider divider(std::int64_t divisor) {
   return {static_cast<std::uint64_t>(((uint128{1} << (63 + shift)) + d - 1) / d), shift};
 }
 
-bool is_finite(const Box& box) {
-  return std::isfinite(box.x1) && std::isfinite(box.y1) && std::isfinite(box.x2) && std::isfinite(box.y2);
+constexpr struct {
+  const char* name;
+  Dtype dtype;
+} kDtypes[] = {{"float64", Dtype::float64},
+               {"float32", Dtype::float32},
+               {"float16", Dtype::float16},
+               {"bfloat16", Dtype::bfloat16}};
+
+constexpr struct {
+  const char* name;
+  Layout layout;
+} kLayouts[] = {
+    {"xyxy", kXyxy}, {"yxyx", kYxyx}, {"cxcywha", kCxcywha}, {"point", kPoint}, {"point_stride", kPointStride}};
+
+// A Python number as torch's CPU operators take it beside a tensor: a summand in the tensor's type, a factor of a
+// 16-bit tensor in float32.
+double summand(double value, const Arithmetic& arithmetic) {
+  return arithmetic.grid == Grid::arange ? value : rounded(value, arithmetic.position);
+}
+double factor(double value, const Arithmetic& arithmetic) {
+  if (arithmetic.grid == Grid::arange || arithmetic.position == Dtype::float64) return value;
+  return narrowed(value);
+}
+
+void check(const char* name, ImageShape shape) {
+  if (shape.height < 1 || shape.width < 1 || shape.height > kMaxSide || shape.width > kMaxSide)
+    reject(name, " is (", shape.height, ", ", shape.width, "); expected a height and a width in 1..2**31 - 1");
+}
+
+void check_pairs(const char* name, const std::vector<Pair>& pairs, std::size_t levels, bool positive) {
+  if (!pairs.empty() && pairs.size() != levels)
+    reject(name, " has ", pairs.size(), " levels; expected ", levels, ", as many as cell_anchors");
+  for (std::size_t l = 0; l < pairs.size(); ++l) {
+    const auto [y, x] = pairs[l];
+    const bool good = std::isfinite(y) && std::isfinite(x) && (!positive || (y > 0 && x > 0));
+    if (!good) reject(name, "[", l, "] is (", y, ", ", x, "); expected finite numbers", positive ? " > 0" : "");
+  }
+}
+
+void check(const ConfigArguments& arguments, int components) {
+  const std::size_t levels = arguments.cell_anchors.size();
+  if (levels == 0 || levels > static_cast<std::size_t>(kMaxLevels))
+    reject("cell_anchors has ", levels, " levels; expected 1 to ", kMaxLevels);
+  check_pairs("strides", arguments.strides, levels, true);
+  check_pairs("offsets", arguments.offsets, levels, false);
+  check_pairs("starts", arguments.starts, levels, false);
+  if (!arguments.pyramid_levels.empty() && arguments.pyramid_levels.size() != levels)
+    reject("pyramid_levels has ", arguments.pyramid_levels.size(), " levels; expected ", levels,
+           ", as many as cell_anchors");
+  for (const std::int32_t level : arguments.pyramid_levels)
+    if (level < 0 || level > 30) reject("pyramid_levels has ", level, "; expected levels in 0..30");
+
+  std::size_t total = 0;
+  for (std::size_t l = 0; l < levels; ++l) {
+    const std::vector<double>& numbers = arguments.cell_anchors[l];
+    if (numbers.empty() || numbers.size() % components != 0)
+      reject("cell_anchors[", l, "] has ", numbers.size(), " numbers; expected ", components, " per cell anchor");
+    for (std::size_t i = 0; i < numbers.size(); ++i)
+      if (!std::isfinite(numbers[i]))
+        reject("cell_anchors[", l, "][", i / components, "][", i % components, "] is ", numbers[i],
+               "; expected a finite number");
+    total += numbers.size() / components;
+  }
+  if (total > static_cast<std::size_t>(kMaxCellAnchors))
+    reject("cell_anchors has ", total, " cell anchors over all levels; expected at most ", kMaxCellAnchors);
 }
 
 }  // namespace
 
-Config::Config(const std::vector<Stride>& strides, const std::vector<std::vector<Box>>& cell_anchors,
-               std::vector<std::int32_t> pyramid_levels)
-    : pyramid_levels_(std::move(pyramid_levels)) {
-  if (strides.empty() || strides.size() > static_cast<std::size_t>(kMaxLevels))
-    reject("strides has ", strides.size(), " levels; expected 1 to ", kMaxLevels);
-  if (cell_anchors.size() != strides.size())
-    reject("cell_anchors has ", cell_anchors.size(), " levels; expected ", strides.size(), ", as many as strides");
-  if (!pyramid_levels_.empty() && pyramid_levels_.size() != strides.size())
-    reject("pyramid_levels has ", pyramid_levels_.size(), " levels; expected ", strides.size(), ", as many as strides");
-  for (const std::int32_t level : pyramid_levels_)
-    if (level < 0 || level > 30) reject("pyramid_levels has ", level, "; expected levels in 0..30");
+Arithmetic arithmetic_of(const std::string& name) {
+  std::array<std::string, 3> parts;
+  std::istringstream stream(name);
+  std::size_t count = 0;
+  for (std::string part; std::getline(stream, part, '/'); ++count)
+    if (count < parts.size()) parts[count] = part;
 
-  std::size_t total = 0;
-  for (const auto& of_level : cell_anchors) total += of_level.size();
-  if (total > static_cast<std::size_t>(kMaxCellAnchors))
-    reject("cell_anchors has ", total, " cell anchors over all levels; expected at most ", kMaxCellAnchors);
+  Arithmetic arithmetic{Grid::product, Dtype::float32, Dtype::float32, Dtype::float32};
+  const bool is_quotient = parts[0] == "quotient", is_arange = parts[0] == "arange";
+  const auto read = [](const std::string& part, Dtype& dtype) {
+    const auto* const found =
+        std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const auto& entry) { return part == entry.name; });
+    if (found != std::end(kDtypes)) dtype = found->dtype;
+    return found != std::end(kDtypes);
+  };
+  bool good = is_quotient || is_arange || read(parts[0], arithmetic.position);
+  if (is_quotient) arithmetic.grid = Grid::quotient;
+  if (is_arange) arithmetic.grid = Grid::arange;
+  if (count == 1)
+    arithmetic.centre = arithmetic.sum = arithmetic.position;
+  else
+    good = good && count == 3 && read(parts[1], arithmetic.centre) && read(parts[2], arithmetic.sum);
+  if (!good)
+    reject("arithmetic is '", name,
+           "'; expected float64, float32, float16, bfloat16, arange or quotient, or position/centre/sum of them");
+  return arithmetic;
+}
 
-  pyramid_.num_levels = static_cast<std::int32_t>(strides.size());
+Layout layout_of(const std::string& name) {
+  for (const auto& entry : kLayouts)
+    if (name == entry.name) return entry.layout;
+  reject("layout is '", name, "'; expected xyxy, yxyx, cxcywha, point or point_stride");
+}
+
+Config::Config(ConfigArguments arguments) : arguments_(std::move(arguments)) {
+  const Arithmetic arithmetic = pyramid_.arithmetic = arithmetic_of(arguments_.arithmetic);
+  pyramid_.layout = layout_of(arguments_.layout);
+  const int components = pyramid_.layout.components;
+  check(arguments_, components);
+  pyramid_.scaled = arithmetic.grid == Grid::quotient;
+  pyramid_.plain = arguments_.layout == "xyxy" && arithmetic.grid == Grid::product &&
+                   arithmetic.position == Dtype::float64 && arithmetic.centre == Dtype::float64 &&
+                   arithmetic.sum == Dtype::float64;
+
+  pyramid_.num_levels = static_cast<std::int32_t>(arguments_.cell_anchors.size());
   std::int32_t first = 0;
-  for (std::size_t l = 0; l < strides.size(); ++l) {
-    const Stride stride = strides[l];
-    if (!(std::isfinite(stride.y) && std::isfinite(stride.x) && stride.y > 0 && stride.x > 0))
-      reject("strides[", l, "] is (", stride.y, ", ", stride.x, "); expected finite numbers > 0");
-    if (cell_anchors[l].empty()) reject("cell_anchors[", l, "] is empty; expected at least one cell anchor");
-    for (std::size_t a = 0; a < cell_anchors[l].size(); ++a) {
-      const Box& box = cell_anchors[l][a];
-      if (!is_finite(box))
-        reject("cell_anchors[", l, "][", a, "] is (", box.x1, ", ", box.y1, ", ", box.x2, ", ", box.y2,
-               "); expected finite numbers");
-      pyramid_.cell_anchors[first + static_cast<std::int32_t>(a)] = box;
-    }
+  for (std::int32_t l = 0; l < pyramid_.num_levels; ++l) {
+    const std::vector<double>& numbers = arguments_.cell_anchors[l];
     Level& level = pyramid_.levels[l];
-    level.stride_y = stride.y;
-    level.stride_x = stride.x;
-    level.num_cell_anchors = static_cast<std::int32_t>(cell_anchors[l].size());
+    level.num_cell_anchors = static_cast<std::int32_t>(numbers.size()) / components;
     level.first_cell_anchor = first;
     level.by_cell_anchors = divider(level.num_cell_anchors);
+    std::transform(numbers.begin(), numbers.end(), pyramid_.cell_anchors + first * components,
+                   [&](double number) { return rounded(number, arithmetic.sum); });
     first += level.num_cell_anchors;
+
+    const Pair offset = arguments_.offsets.empty() ? Pair{0.5, 0.5} : arguments_.offsets[l];
+    const Pair start = arguments_.starts.empty() ? Pair{0, 0} : arguments_.starts[l];
+    level.y.offset = summand(offset.y, arithmetic);
+    level.x.offset = summand(offset.x, arithmetic);
+    level.y.start = summand(start.y, arithmetic);
+    level.x.start = summand(start.x, arithmetic);
+    pyramid_.plain = pyramid_.plain && start.y == 0 && start.x == 0;
   }
 }
 
-std::vector<Stride> Config::strides() const {
-  std::vector<Stride> strides;
-  for (std::int32_t l = 0; l < pyramid_.num_levels; ++l)
-    strides.push_back({pyramid_.levels[l].stride_y, pyramid_.levels[l].stride_x});
-  return strides;
-}
-
-std::vector<std::vector<Box>> Config::cell_anchors() const {
-  std::vector<std::vector<Box>> cell_anchors;
-  for (std::int32_t l = 0; l < pyramid_.num_levels; ++l) {
-    const Box* first = pyramid_.cell_anchors + pyramid_.levels[l].first_cell_anchor;
-    cell_anchors.emplace_back(first, first + pyramid_.levels[l].num_cell_anchors);
+std::vector<LevelShape> Config::level_shapes(const Request& request) const {
+  std::vector<LevelShape> level_shapes = request.level_shapes;
+  if (!arguments_.pyramid_levels.empty()) {
+    if (!request.image_shape) reject("image_shape is None; expected (height, width), which the grids are derived from");
+    const auto [height, width] = *request.image_shape;
+    level_shapes.clear();
+    level_shapes.reserve(arguments_.pyramid_levels.size());
+    for (const std::int32_t level : arguments_.pyramid_levels) {
+      const std::int64_t below = (std::int64_t{1} << level) - 1;
+      level_shapes.push_back({(height + below) >> level, (width + below) >> level});
+    }
   }
-  return cell_anchors;
-}
-
-Pyramid Config::over_grids(const std::vector<LevelShape>& level_shapes) const {
-  if (level_shapes.size() != static_cast<std::size_t>(pyramid_.num_levels))
-    reject("level_shapes has ", level_shapes.size(), " levels; expected ", pyramid_.num_levels);
-  for (std::size_t l = 0; l < level_shapes.size(); ++l) {
-    const auto [rows, columns] = level_shapes[l];
-    if (rows < 1 || columns < 1 || rows > kMaxSide || columns > kMaxSide)
-      reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 1..2**31 - 1");
-  }
-  if (is_too_many(level_shapes)) {
-    std::ostringstream value;
-    for (const auto [rows, columns] : level_shapes) value << "(" << rows << ", " << columns << "), ";
-    reject("level_shapes is [", value.str(), "]; expected at most 2**58 - 1 anchors in all");
-  }
-  return over(level_shapes);
-}
-
-Pyramid Config::over_image(std::int64_t height, std::int64_t width) const {
-  if (pyramid_levels_.empty()) reject("pyramid_levels is empty; expected levels to derive grids from");
-  if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide)
-    reject("image_shape is (", height, ", ", width, "); expected a height and a width in 1..2**31 - 1");
-  std::vector<LevelShape> level_shapes;
-  level_shapes.reserve(pyramid_levels_.size());
-  for (const std::int32_t level : pyramid_levels_) {
-    const std::int64_t below = (std::int64_t{1} << level) - 1;
-    level_shapes.push_back({(height + below) >> level, (width + below) >> level});
-  }
-  if (is_too_many(level_shapes))
-    reject("image_shape is (", height, ", ", width, "); expected at most 2**58 - 1 anchors in all");
-  return over(level_shapes);
+  return level_shapes;
 }
 
 bool Config::is_too_many(const std::vector<LevelShape>& level_shapes) const {
   int128 total = 0;
   for (std::int32_t l = 0; l < pyramid_.num_levels; ++l)
     total += static_cast<int128>(level_shapes[l].rows) * level_shapes[l].columns * pyramid_.levels[l].num_cell_anchors;
-  return total > kMaxAnchors;
+  return total > kMaxAnchors || total * pyramid_.layout.components > kMaxNumbers;
 }
 
-Pyramid Config::over(const std::vector<LevelShape>& level_shapes) const {
+// A level's stride along one axis, from the one that was given (0: none) and from the image.
+double Config::stride(double given, std::int64_t image, std::int64_t cells) const {
+  double stride = given;
+  if (pyramid_.arithmetic.grid == Grid::quotient)
+    stride = given > 0 ? static_cast<double>(image) / given : static_cast<double>(cells);
+  else if (given == 0)
+    stride = static_cast<double>(image / cells);
+  return factor(stride, pyramid_.arithmetic);
+}
+
+Pyramid Config::over(const Request& request) const {
+  ImageShape image{0, 0};
+  if (request.image_shape) {
+    image = *request.image_shape;
+    check("image_shape", image);
+  } else if (pyramid_.scaled || arguments_.strides.empty()) {
+    reject("image_shape is None; expected (height, width), which ",
+           pyramid_.scaled ? "arithmetic quotient" : "strides=None", " needs");
+  }
+  ImageShape limit{0, 0};
+  if (request.clip) {
+    limit = *request.clip;
+    check("clip", limit);
+    if (arguments_.layout == "cxcywha")
+      reject("clip is (", limit.height, ", ", limit.width,
+             "); expected None for layout cxcywha, whose boxes are turned");
+  }
+
+  const std::vector<LevelShape> shapes = level_shapes(request);
+  if (shapes.size() != static_cast<std::size_t>(pyramid_.num_levels))
+    reject("level_shapes has ", shapes.size(), " levels; expected ", pyramid_.num_levels);
+  for (std::size_t l = 0; l < shapes.size(); ++l) {
+    const auto [rows, columns] = shapes[l];
+    if (rows < 1 || columns < 1 || rows > kMaxSide || columns > kMaxSide)
+      reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 1..2**31 - 1");
+  }
+  if (is_too_many(shapes)) {
+    const char* const most = pyramid_.layout.components > 4 ? "2**60 / 5" : "2**58 - 1";
+    if (!arguments_.pyramid_levels.empty())
+      reject("image_shape is (", image.height, ", ", image.width, "); expected at most ", most, " anchors in all");
+    std::ostringstream value;
+    for (const auto [rows, columns] : shapes) value << "(" << rows << ", " << columns << "), ";
+    reject("level_shapes is [", value.str(), "]; expected at most ", most, " anchors in all");
+  }
+
   Pyramid pyramid;
-  pyramid.num_levels = pyramid_.num_levels;
   pyramid.num_anchors = 0;
+  pyramid.num_levels = pyramid_.num_levels;
+  pyramid.layout = pyramid_.layout;
+  pyramid.arithmetic = pyramid_.arithmetic;
+  pyramid.scaled = pyramid_.scaled;
+  pyramid.clipped = request.clip.has_value();
+  pyramid.plain = pyramid_.plain && !pyramid.clipped;
+  pyramid.image_y = rounded(static_cast<double>(image.height), pyramid.arithmetic.sum);
+  pyramid.image_x = rounded(static_cast<double>(image.width), pyramid.arithmetic.sum);
+  pyramid.limit_y = static_cast<double>(limit.height);
+  pyramid.limit_x = static_cast<double>(limit.width);
   for (std::int32_t l = 0; l < pyramid_.num_levels; ++l) {
     Level& level = pyramid.levels[l];
     level = pyramid_.levels[l];
+    const Pair given = arguments_.strides.empty() ? Pair{0, 0} : arguments_.strides[l];
     level.begin = pyramid.num_anchors;
-    level.rows = level_shapes[l].rows;
-    level.columns = level_shapes[l].columns;
-    level.by_columns = divider(level.columns);
-    pyramid.num_anchors += level.rows * level.columns * level.num_cell_anchors;
+    level.y.cells = shapes[l].rows;
+    level.x.cells = shapes[l].columns;
+    level.y.stride = stride(given.y, image.height, level.y.cells);
+    level.x.stride = stride(given.x, image.width, level.x.cells);
+    level.by_columns = divider(level.x.cells);
+    pyramid.num_anchors += level.y.cells * level.x.cells * level.num_cell_anchors;
   }
   // Only what is used: a pyramid is made for every call.
   const Level& last = pyramid.levels[pyramid.num_levels - 1];
-  std::copy_n(pyramid_.cell_anchors, last.first_cell_anchor + last.num_cell_anchors, pyramid.cell_anchors);
+  std::copy_n(pyramid_.cell_anchors, (last.first_cell_anchor + last.num_cell_anchors) * pyramid.layout.components,
+              pyramid.cell_anchors);
   return pyramid;
+}
+
+Question Config::valid(const Pyramid& pyramid, ImageShape padded_shape) const {
+  check("padded_shape", padded_shape);
+  // Compared as float64, before any conversion to an integer: a stride may be tiny.
+  const auto cells = [](std::int64_t side, double stride, std::int64_t most) {
+    const double covered = std::ceil(static_cast<double>(side) / stride);
+    return covered < static_cast<double>(most) ? static_cast<std::int64_t>(covered) : most;
+  };
+  Question question{};
+  for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
+    const Level& level = pyramid.levels[l];
+    Pair stride{level.y.stride, level.x.stride};
+    if (!arguments_.strides.empty())
+      stride = arguments_.strides[l];  // as given: rounded it might cover a cell more or less
+    else if (pyramid.scaled)
+      stride = {pyramid.image_y / stride.y, pyramid.image_x / stride.x};
+    question.valid[l] = {cells(padded_shape.height, stride.y, level.y.cells),
+                         cells(padded_shape.width, stride.x, level.x.cells)};
+  }
+  return question;
+}
+
+Question Config::inside(const Pyramid& pyramid, ImageShape image_shape, double border, Dtype dtype) const {
+  check("image_shape", image_shape);
+  if (!std::isfinite(border)) reject("border is ", border, "; expected a finite number");
+  Question question{};
+  for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
+    question.valid[l] = {pyramid.levels[l].y.cells, pyramid.levels[l].x.cells};
+  question.of_components = true;
+  question.dtype = dtype;
+  question.low = nearest(-border, dtype);
+  question.high_y = nearest(static_cast<double>(image_shape.height) + border, dtype);
+  question.high_x = nearest(static_cast<double>(image_shape.width) + border, dtype);
+  return question;
 }
 
 }  // namespace anchor_ext

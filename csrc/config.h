@@ -1,14 +1,17 @@
-// What a user fixes once: strides, cell anchors and perhaps pyramid levels. With an image's grids it becomes a Pyramid.
+// What a user fixes once: cell anchors, strides, arithmetic, layout. With a call's grids it becomes a Pyramid.
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "pyramid.h"
+#include "question.h"
 
 namespace anchor_ext {
 
-struct Stride {
+struct Pair {
   double y, x;
 };
 
@@ -16,30 +19,58 @@ struct LevelShape {
   std::int64_t rows, columns;
 };
 
+struct ImageShape {
+  std::int64_t height, width;
+};
+
+// "float64", "float32", "float16", "bfloat16", "arange" or "quotient"; or three of them, "position/centre/sum".
+ANCHOR_EXT_API Arithmetic arithmetic_of(const std::string& name);
+
+// "xyxy", "yxyx", "cxcywha", "point" or "point_stride".
+ANCHOR_EXT_API Layout layout_of(const std::string& name);
+
+// As many entries per list as there are levels; an empty one is the default.
+struct ConfigArguments {
+  std::vector<std::vector<double>> cell_anchors;  // per level [cell anchors, components], around the origin, in pixels
+  std::vector<Pair> strides;                      // pixels; default: image side / cells
+  std::vector<Pair> offsets;                      // of the first centre, in cells; default 0.5
+  std::vector<Pair> starts;                       // added to the centres, in pixels; default 0
+  std::vector<std::int32_t> pyramid_levels;       // 0..30, where grids are to be derived from an image
+  std::string arithmetic = "float64";
+  std::string layout = "xyxy";
+};
+
+// What one call brings.
+struct Request {
+  std::vector<LevelShape> level_shapes;   // empty where they are derived from the image
+  std::optional<ImageShape> image_shape;  // that grids, strides or quotients are derived from
+  std::optional<ImageShape> clip;         // to which the anchors are clipped
+};
+
 // Every constructor and method throws std::invalid_argument, with the argument, its value and what was expected.
 class ANCHOR_EXT_API Config {
  public:
-  // One stride and one list of cell anchors (around the origin, in pixels) per level; pyramid levels in 0..30, as many,
-  // where grids are to be derived from an image.
-  Config(const std::vector<Stride>& strides, const std::vector<std::vector<Box>>& cell_anchors,
-         std::vector<std::int32_t> pyramid_levels = {});
+  explicit Config(ConfigArguments arguments);
 
-  // The pyramid over the given grids, one per level.
-  Pyramid over_grids(const std::vector<LevelShape>& level_shapes) const;
+  // The pyramid over the request's grids, or over the image: ceil(image / 2**level) rows and columns per pyramid level.
+  Pyramid over(const Request& request) const;
 
-  // The pyramid over an image: ceil(image / 2**level) rows and columns per pyramid level.
-  Pyramid over_image(std::int64_t height, std::int64_t width) const;
+  // Whether a cell's first pixel lies on an image of the padded shape: of rows and columns, ceil(side / stride).
+  Question valid(const Pyramid& pyramid, ImageShape padded_shape) const;
 
-  const std::vector<std::int32_t>& pyramid_levels() const { return pyramid_levels_; }
-  std::vector<Stride> strides() const;
-  std::vector<std::vector<Box>> cell_anchors() const;
+  // Whether an anchor, rounded to dtype, lies within an image of this shape and `border` pixels around it.
+  Question inside(const Pyramid& pyramid, ImageShape image_shape, double border, Dtype dtype) const;
+
+  const ConfigArguments& arguments() const { return arguments_; }
+  std::int32_t num_components() const { return pyramid_.layout.components; }
 
  private:
+  std::vector<LevelShape> level_shapes(const Request& request) const;
   bool is_too_many(const std::vector<LevelShape>& level_shapes) const;
-  Pyramid over(const std::vector<LevelShape>& level_shapes) const;
+  double stride(double given, std::int64_t image, std::int64_t cells) const;
 
-  std::vector<std::int32_t> pyramid_levels_;
-  Pyramid pyramid_{};  // all but what depends on the grids
+  ConfigArguments arguments_;
+  Pyramid pyramid_{};  // all but what depends on the request
 };
 
 }  // namespace anchor_ext

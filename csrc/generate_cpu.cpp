@@ -1,8 +1,8 @@
 // The CPU's share of the work, one thread's at a time.
 //
-// x1 and x2 of an anchor do not depend on its row, nor y1 and y2 on its column. So the float64 arithmetic and the
-// rounding are done once per column and once per row, into two small tables, and the anchors are those two
-// interleaved: one pass of loads and stores at the speed of a fill, whatever the output type.
+// What moves with the column does not depend on the row, and the other way round. So the arithmetic and the roundings
+// are done once per column and once per row, into two small tables, and what is written is those two combined: one
+// pass of loads and stores at the speed of a fill, whatever the arithmetic and the output type.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -10,9 +10,8 @@
 #include <type_traits>
 
 #include "generate.h"
-#include "rounding.h"
 
-// The compiler vectorises the pass for the machine it compiles for and for each of these, chosen at load time; a
+// The compiler vectorises the passes for the machine it compiles for and for each of these, chosen at load time; a
 // machine without them takes the default.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(ANCHOR_EXT_NO_CLONES)
 #define ANCHOR_EXT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -25,12 +24,13 @@ namespace {
 
 constexpr std::int64_t kTableBytes = 65536;  // holds a row of a 4K image: runs of stores stay long
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
-constexpr std::int64_t kPassLength = 64;     // pairs that the innermost loop should have to get going
+constexpr std::int64_t kPassLength = 64;     // numbers that the innermost loop should have to get going
 constexpr std::int64_t kMaxPass = std::max<std::int64_t>(2 * kPassLength, 2 * kMaxCellAnchors);
-static_assert(kTableBytes >= 2 * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)), "a cell must fit");
+static_assert(kTableBytes >= kMaxComponents * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)),
+              "a cell must fit");
 
-// out[2 * i] = xs[i], out[2 * i + 1] = ys[i % period] for i < pairs.
-template <typename T>
+// out[2 * i] = xs[i], out[2 * i + 1] = ys[i % period] for i < pairs; where `swapped`, the other way round.
+template <bool swapped, typename T>
 inline __attribute__((always_inline)) void interleave_loop(T* __restrict out, const T* __restrict xs,
                                                            const T* __restrict ys, std::int64_t pairs,
                                                            std::int64_t period) {
@@ -38,25 +38,32 @@ inline __attribute__((always_inline)) void interleave_loop(T* __restrict out, co
     const std::int64_t n = pairs < period ? pairs : period;
 #pragma GCC unroll 4  // the loop is short and the processor waits for its branches, not for its memory
     for (std::int64_t i = 0; i < n; ++i) {
-      out[2 * i] = xs[i];
-      out[2 * i + 1] = ys[i];
+      out[2 * i] = swapped ? ys[i] : xs[i];
+      out[2 * i + 1] = swapped ? xs[i] : ys[i];
     }
   }
 }
-ANCHOR_EXT_CLONES void interleave(double* __restrict out, const double* __restrict xs, const double* __restrict ys,
-                                  std::int64_t pairs, std::int64_t period) {
-  interleave_loop(out, xs, ys, pairs, period);
-}
-ANCHOR_EXT_CLONES void interleave(float* __restrict out, const float* __restrict xs, const float* __restrict ys,
-                                  std::int64_t pairs, std::int64_t period) {
-  interleave_loop(out, xs, ys, pairs, period);
-}
-ANCHOR_EXT_CLONES void interleave(std::uint16_t* __restrict out, const std::uint16_t* __restrict xs,
-                                  const std::uint16_t* __restrict ys, std::int64_t pairs, std::int64_t period) {
-  interleave_loop(out, xs, ys, pairs, period);
+
+#define ANCHOR_EXT_INTERLEAVE(T) /* templates cannot be cloned */                                      \
+  ANCHOR_EXT_CLONES void interleave(T* __restrict out, const T* __restrict xs, const T* __restrict ys, \
+                                    std::int64_t pairs, std::int64_t period, bool swapped) {           \
+    return swapped ? interleave_loop<true>(out, xs, ys, pairs, period)                                 \
+                   : interleave_loop<false>(out, xs, ys, pairs, period);                               \
+  }
+ANCHOR_EXT_INTERLEAVE(double)
+ANCHOR_EXT_INTERLEAVE(float)
+ANCHOR_EXT_INTERLEAVE(std::uint16_t)
+
+// out[i] = xs[i] && ys[i % period] for i < count.
+ANCHOR_EXT_CLONES void both(bool* __restrict out, const bool* __restrict xs, const bool* __restrict ys,
+                            std::int64_t count, std::int64_t period) {
+  for (; count > 0; count -= period, out += period, xs += period) {
+    const std::int64_t n = count < period ? count : period;
+    for (std::int64_t i = 0; i < n; ++i) out[i] = xs[i] & ys[i];
+  }
 }
 
-// The loop moves numbers, it does not compute with them: 16 bits are 16 bits.
+// The passes move numbers, they do not compute with them: 16 bits are 16 bits.
 template <typename T>
 using Moved = std::conditional_t<sizeof(T) == 2, std::uint16_t, T>;
 
@@ -64,6 +71,12 @@ inline float bits(float value) { return value; }
 inline double bits(double value) { return value; }
 inline std::uint16_t bits(Float16 value) { return value.bits; }
 inline std::uint16_t bits(BFloat16 value) { return value.bits; }
+
+template <typename T>
+constexpr Dtype kDtype = std::is_same_v<T, float>     ? Dtype::float32
+                         : std::is_same_v<T, double>  ? Dtype::float64
+                         : std::is_same_v<T, Float16> ? Dtype::float16
+                                                      : Dtype::bfloat16;
 
 // Memory for the two tables: not on the stack, of which a thread may have been given little.
 class Tables {
@@ -82,84 +95,197 @@ class Tables {
   void* memory_;
 };
 
-// Cells begin .. end-1 of a level, row after row; T is the output type, `out` [rows, columns, cell anchors, 4].
 template <typename T>
-void write_level(const Level& level, const Box* cell_anchors, Moved<T>* out, std::int64_t begin, std::int64_t end,
-                 const Tables& tables) {
-  auto* const xs = static_cast<Moved<T>*>(tables.x());  // [columns, cell anchors, 2]
-  auto* const ys = static_cast<Moved<T>*>(tables.y());  // [repeats, cell anchors, 2]
+void write_anchor(const Anchor& anchor, int components, Moved<T>* out) {
+  for (int k = 0; k < components; ++k) out[k] = bits(round_to<T>(anchor.components[k]));
+}
 
-  const std::int32_t num_cell_anchors = level.num_cell_anchors;
-  const std::int64_t cell = 2 * num_cell_anchors;  // pairs in a cell
-  const std::int64_t fit = kTableBytes / (cell * static_cast<std::int64_t>(sizeof(T)));
-  const std::int64_t period = std::min((kPassLength + cell - 1) / cell, level.columns) * cell;  // a row's y, repeated
-  const std::int64_t first_row = begin / level.columns, last_row = (end - 1) / level.columns;
+// The three kinds of content that write_range() writes. Each has `of_x` numbers per anchor in the columns' table,
+// `of_y` in the rows' and `of_out` in the output, fills one cell of either table, combines a run of anchors of one row,
+// and writes a single one.
+
+// Anchors whose components are pairs: one moves with the column and one with the row, or neither moves.
+template <typename T>
+struct Paired {
+  using Number = Moved<T>;
+  const Pyramid& pyramid;
+  const int of_out = pyramid.layout.components, of_x = of_out / 2, of_y = of_out / 2;
+  const bool swapped = pyramid.layout.along_y & 1;  // y comes first
+  // Whether the sum of cell anchor and centre is rounded but once. (A sum of two 16-bit numbers may as well be:
+  // float32, which torch computes it in, has the bits to spare that make the second rounding innocuous.)
+  const bool once =
+      !pyramid.scaled && !pyramid.clipped && (pyramid.layout.along_x | pyramid.layout.along_y) == (1 << of_out) - 1 &&
+      (pyramid.arithmetic.sum == Dtype::float64 ||
+       (pyramid.arithmetic.sum == kDtype<T> && (sizeof(T) > 2 || pyramid.arithmetic.centre == pyramid.arithmetic.sum)));
+
+  void halves(const Level& level, int first, double centre, Number* to) const {
+    const double* const begin = cell_anchor_at(pyramid, level, 0);
+    const double* const end = cell_anchor_at(pyramid, level, level.num_cell_anchors);
+    if (once) {
+      for (const double* number = begin + first; number < end; number += 2) *to++ = bits(round_to<T>(*number + centre));
+    } else {
+      for (const double* cell_anchor = begin; cell_anchor < end; cell_anchor += of_out)
+        for (int k = first; k < of_out; k += 2)
+          *to++ = bits(round_to<T>(component<false>(pyramid, cell_anchor[k], k, centre, centre)));
+    }
+  }
+  void column(const Level& level, std::int64_t column, Number* to) const {
+    halves(level, swapped ? 1 : 0, centre<false>(pyramid.arithmetic, level.x, column), to);
+  }
+  void row(const Level& level, std::int64_t row, Number* to) const {
+    halves(level, swapped ? 0 : 1, centre<false>(pyramid.arithmetic, level.y, row), to);
+  }
+  void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period) const {
+    interleave(out, xs, ys, anchors * of_x, period * of_y, swapped);
+  }
+  void one(std::int64_t flat, Number* out) const {
+    const Anchor anchor = pyramid.plain ? anchor_at<true>(pyramid, flat) : anchor_at<false>(pyramid, flat);
+    write_anchor<T>(anchor, of_out, out);
+  }
+};
+
+// Boxes with an angle: whole boxes in the columns' table, whose second component is then the row's.
+template <typename T>
+struct Turned {
+  using Number = Moved<T>;
+  const Pyramid& pyramid;
+  const int of_out = 5, of_x = 5, of_y = 1;
+
+  void column(const Level& level, std::int64_t column, Number* to) const {
+    const double x = centre<false>(pyramid.arithmetic, level.x, column);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
+      for (int k = 0; k < of_x; ++k)
+        *to++ = bits(round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[k], k, x, 0)));
+  }
+  void row(const Level& level, std::int64_t row, Number* to) const {
+    const double y = centre<false>(pyramid.arithmetic, level.y, row);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
+      *to++ = bits(round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[1], 1, 0, y)));
+  }
+  void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period) const {
+    std::memcpy(out, xs, static_cast<std::size_t>(anchors * of_out) * sizeof(Number));
+    for (; anchors > 0; anchors -= period, out += period * of_out)
+      for (std::int64_t i = 0; i < std::min(anchors, period); ++i) out[of_out * i + 1] = ys[i];
+  }
+  void one(std::int64_t flat, Number* out) const { write_anchor<T>(anchor_at<false>(pyramid, flat), of_out, out); }
+};
+
+struct Flags {
+  using Number = bool;
+  const Pyramid& pyramid;
+  const Question& question;
+  const int of_out = 1, of_x = 1, of_y = 1;
+
+  void column(const Level& level, std::int64_t column, bool* to) const {
+    const auto l = static_cast<std::int32_t>(&level - pyramid.levels);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
+      *to++ = flag_of_column(pyramid, question, l, cell_anchor_at(pyramid, level, a), column);
+  }
+  void row(const Level& level, std::int64_t row, bool* to) const {
+    const auto l = static_cast<std::int32_t>(&level - pyramid.levels);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
+      *to++ = flag_of_row(pyramid, question, l, cell_anchor_at(pyramid, level, a), row);
+  }
+  void combine(bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period) const {
+    both(out, xs, ys, anchors, period);
+  }
+  void one(std::int64_t flat, bool* out) const { *out = flag_at(pyramid, question, flat); }
+};
+
+// Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies.
+template <typename Content>
+void write_level(const Content& content, const Level& level, typename Content::Number* out, std::int64_t begin,
+                 std::int64_t end, const Tables& tables) {
+  using Number = typename Content::Number;
+  auto* const xs = static_cast<Number*>(tables.x());  // [columns, cell anchors, of_x]
+  auto* const ys = static_cast<Number*>(tables.y());  // [repeats, cell anchors, of_y]
+
+  const std::int64_t columns = level.x.cells, cell = level.num_cell_anchors;
+  const std::int64_t x_cell = cell * content.of_x, y_cell = cell * content.of_y;
+  const std::int64_t fit = kTableBytes / (x_cell * static_cast<std::int64_t>(sizeof(Number)));
+  const std::int64_t repeats = std::min((kPassLength + y_cell - 1) / y_cell, columns);
+  const std::int64_t first_row = begin / columns, last_row = (end - 1) / columns;
   const bool one_row = first_row == last_row;
-  const std::int64_t first_column = one_row ? begin - first_row * level.columns : 0;
-  const std::int64_t end_column = one_row ? end - first_row * level.columns : level.columns;
+  const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
+  const std::int64_t end_column = one_row ? end - first_row * columns : columns;
 
   for (std::int64_t left = first_column; left < end_column; left += fit) {
     const std::int64_t right = std::min(left + fit, end_column);
-    Moved<T>* x = xs;
     for (std::int64_t column = left; column < right; ++column)
-      for (std::int32_t a = 0; a < num_cell_anchors; ++a, x += 2) {
-        const Box box = shift(cell_anchors[a], centre(column, level.stride_x), 0);
-        x[0] = bits(round_to<T>(box.x1));
-        x[1] = bits(round_to<T>(box.x2));
-      }
+      content.column(level, column, xs + (column - left) * x_cell);
     for (std::int64_t row = first_row; row <= last_row; ++row) {
-      const std::int64_t first = std::max(left, begin - row * level.columns);
-      const std::int64_t last = std::min(right, end - row * level.columns);
+      const std::int64_t first = std::max(left, begin - row * columns);
+      const std::int64_t last = std::min(right, end - row * columns);
       if (first >= last) continue;  // the range begins behind these columns, or ends before them
-      Moved<T>* y = ys;
-      for (std::int32_t a = 0; a < num_cell_anchors; ++a, y += 2) {
-        const Box box = shift(cell_anchors[a], 0, centre(row, level.stride_y));
-        y[0] = bits(round_to<T>(box.y1));
-        y[1] = bits(round_to<T>(box.y2));
-      }
-      for (std::int64_t i = cell; i < period; i += cell)
-        std::memcpy(ys + i, ys, static_cast<std::size_t>(cell) * sizeof(T));
-      interleave(out + 2 * (row * level.columns + first) * cell, xs + (first - left) * cell, ys, (last - first) * cell,
-                 period);
+      content.row(level, row, ys);
+      for (std::int64_t i = 1; i < repeats; ++i)
+        std::memcpy(ys + i * y_cell, ys, static_cast<std::size_t>(y_cell) * sizeof(Number));
+      content.combine(out + (row * columns + first) * cell * content.of_out, xs + (first - left) * x_cell, ys,
+                      (last - first) * cell, repeats * cell);
     }
   }
 }
 
-template <typename T>
-void write_range(const Pyramid& pyramid, void* memory, std::int64_t flat, std::int64_t end) {
-  auto* const out = static_cast<Moved<T>*>(memory);
+template <typename Content>
+void write_range(const Content& content, void* memory, std::int64_t flat, std::int64_t end) {
+  const Pyramid& pyramid = content.pyramid;
+  auto* const out = static_cast<typename Content::Number*>(memory);
   thread_local const Tables tables;  // once per thread: freshly mapped memory would cost more than the tables
   while (flat < end) {
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];
-    const std::int64_t cell = at.row * level.columns + at.column;
-    const std::int64_t cells = std::min(level.rows * level.columns - cell, (end - flat) / level.num_cell_anchors);
+    const std::int64_t cell = at.row * level.x.cells + at.column;
+    const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, (end - flat) / level.num_cell_anchors);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level<T>(level, pyramid.cell_anchors + level.first_cell_anchor, out + 4 * level.begin, cell, cell + cells,
-                     tables);
+      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, tables);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
-      const Box box = anchor_at(pyramid, flat);
-      const double components[4] = {box.x1, box.y1, box.x2, box.y2};
-      for (int k = 0; k < 4; ++k) out[4 * flat + k] = bits(round_to<T>(components[k]));
+      content.one(flat, out + content.of_out * flat);
       ++flat;
     }
+  }
+}
+
+// Calls `function` with a null pointer of the type.
+template <typename Function>
+void with_type(Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case Dtype::float32:
+      return function(static_cast<float*>(nullptr));
+    case Dtype::float64:
+      return function(static_cast<double*>(nullptr));
+    case Dtype::float16:
+      return function(static_cast<Float16*>(nullptr));
+    case Dtype::bfloat16:
+      return function(static_cast<BFloat16*>(nullptr));
   }
 }
 
 }  // namespace
 
 void generate_cpu(const Pyramid& pyramid, Dtype dtype, void* out, std::int64_t begin, std::int64_t end) {
-  switch (dtype) {
-    case Dtype::float32:
-      return write_range<float>(pyramid, out, begin, end);
-    case Dtype::float64:
-      return write_range<double>(pyramid, out, begin, end);
-    case Dtype::float16:
-      return write_range<Float16>(pyramid, out, begin, end);
-    case Dtype::bfloat16:
-      return write_range<BFloat16>(pyramid, out, begin, end);
-  }
+  with_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    if (pyramid.layout.components % 2 == 0)
+      write_range(Paired<T>{pyramid}, out, begin, end);
+    else
+      write_range(Turned<T>{pyramid}, out, begin, end);
+  });
+}
+
+void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, void* out, std::int64_t begin,
+                std::int64_t end) {
+  with_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const int components = pyramid.layout.components;
+    for (std::int64_t i = begin; i < end; ++i)
+      write_anchor<T>(anchor_at<false>(pyramid, wrapped(pyramid, index_at(indices, i))), components,
+                      static_cast<Moved<T>*>(out) + components * i);
+  });
+}
+
+void flags_cpu(const Pyramid& pyramid, const Question& question, bool* out, std::int64_t begin, std::int64_t end) {
+  write_range(Flags{pyramid, question}, out, begin, end);
 }
 
 }  // namespace anchor_ext

@@ -9,7 +9,11 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/version.h>
 
+#include <numeric>
+#include <optional>
 #include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "config.h"
@@ -20,6 +24,29 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
                                                                                    void** ret_stream);
 
 namespace anchor_ext {
+
+// An operator's `str`: torch 2.11's own conversion to std::string loses the memory of every string that it reads.
+struct Text {
+  std::string value;
+};
+
+}  // namespace anchor_ext
+
+template <>
+struct torch::stable::detail::ToImpl<anchor_ext::Text> {
+  static anchor_ext::Text call(StableIValue value, uint64_t, bool) {
+    const auto handle = to<StringHandle>(value);
+    std::size_t length = 0;
+    const char* data = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    anchor_ext::Text text{std::string(data, length)};
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};
+
+namespace anchor_ext {
 namespace {
 
 namespace stable = torch::stable;
@@ -28,23 +55,23 @@ using torch::headeronly::ScalarType;
 
 // torch::fill splits at the same number of bytes (32,768 elements of float32).
 constexpr std::int64_t kGrain = 8192;
+// An anchor at an index costs a search for its place; one of many comes with its neighbours.
+constexpr std::int64_t kGatherGrain = 1024;
 
-void generate_on_cpu(const Pyramid& pyramid, Dtype dtype, void* out) {
-  if (pyramid.num_anchors <= kGrain) return generate_cpu(pyramid, dtype, out, 0, pyramid.num_anchors);
-  struct Work {
-    const Pyramid& pyramid;
-    Dtype dtype;
-    void* out;
-  } work{pyramid, dtype, out};
-  // libtorch's own thread pool: it heeds torch.set_num_threads, and no second OpenMP runtime competes with it.
-  const auto share = [](std::int64_t begin, std::int64_t end, void* context) {
-    const Work& w = *static_cast<const Work*>(context);
-    generate_cpu(w.pyramid, w.dtype, w.out, begin, end);
+// `share(begin, end)` for all of 0 .. count-1, in libtorch's own thread pool: it heeds torch.set_num_threads, and no
+// second OpenMP runtime competes with it.
+template <typename Share>
+void on_cpu(std::int64_t count, std::int64_t grain, const Share& share) {
+  if (count <= grain) return share(0, count);
+  const auto call = [](std::int64_t begin, std::int64_t end, void* context) {
+    (*static_cast<const Share*>(context))(begin, end);
   };
-  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, pyramid.num_anchors, kGrain, share, &work));
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, grain, call, const_cast<Share*>(&share)));
 }
 
-void generate_on_cuda(const Pyramid& pyramid, Dtype dtype, void* out, std::int32_t device_index) {
+// `launch(device, stream)` with the device current and its current stream.
+template <typename Launch>
+void on_cuda(std::int32_t device_index, const Launch& launch) {
 #if defined(ANCHOR_EXT_WITH_CUDA)
   if (aoti_torch_get_current_cuda_stream == nullptr)
     throw std::runtime_error("anchor_ext: device is cuda, but this torch is a build without CUDA");
@@ -52,9 +79,9 @@ void generate_on_cuda(const Pyramid& pyramid, Dtype dtype, void* out, std::int32
   const stable::accelerator::DeviceGuard guard(device_index);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream));
-  generate_cuda(pyramid, dtype, out, device_index, stream);
+  launch(device_index, stream);
 #else
-  (void)pyramid, (void)dtype, (void)out, (void)device_index;
+  (void)device_index, (void)launch;
   throw std::runtime_error("anchor_ext: device is cuda, but anchor_ext was built without CUDA");
 #endif
 }
@@ -74,56 +101,167 @@ Dtype dtype_of(ScalarType dtype) {
   }
 }
 
-stable::Tensor empty(std::int64_t num_anchors, ScalarType dtype, stable::Device device) {
-  const std::int64_t sizes[2] = {num_anchors, 4};
-  const std::int64_t strides[2] = {4, 1};
+stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, stable::Device device) {
+  std::vector<std::int64_t> strides(sizes.size(), 1);
+  for (std::size_t i = sizes.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * sizes[i];
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      2, sizes, strides, stable::detail::to<std::int32_t>(stable::detail::from(dtype)),
-      stable::detail::to<std::int32_t>(stable::detail::from(device.type())), device.index(), &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                  stable::detail::to<std::int32_t>(stable::detail::from(dtype)),
+                                                  stable::detail::to<std::int32_t>(stable::detail::from(device.type())),
+                                                  device.index(), &handle));
   return stable::Tensor(handle);
 }
 
-// The operator: see its schema below. Any device but CUDA and meta is served by the CPU and a copy, in Python.
+// Any device but CUDA and meta is served by the CPU and a copy, in Python.
+Place place_of(stable::Device device) {
+  if (device.type() == DeviceType::CUDA) return {Device::cuda, device.index()};
+  if (device.type() == DeviceType::CPU) return {Device::cpu, -1};
+  throw std::invalid_argument("device: expected cpu, cuda or meta");
+}
+
+std::vector<Pair> pairs_of(const char* name, const std::vector<double>& numbers) {
+  if (numbers.size() % 2 != 0)
+    throw std::invalid_argument(std::string(name) + ": expected two numbers (y, x) per level");
+  std::vector<Pair> pairs;
+  for (std::size_t i = 0; i < numbers.size(); i += 2) pairs.push_back({numbers[i], numbers[i + 1]});
+  return pairs;
+}
+
+// The arguments that the operators share: see the schemas below.
+Config config_of(const std::vector<double>& strides, const std::vector<double>& cell_anchors,
+                 const std::vector<std::int64_t>& num_cell_anchors, const std::vector<double>& offsets,
+                 const std::vector<double>& starts, const Text& arithmetic, const Text& layout) {
+  ConfigArguments arguments;
+  arguments.strides = pairs_of("strides", strides);
+  arguments.offsets = pairs_of("offsets", offsets);
+  arguments.starts = pairs_of("starts", starts);
+  arguments.arithmetic = arithmetic.value;
+  arguments.layout = layout.value;
+  const std::int64_t components = layout_of(layout.value).components;
+  auto rest = static_cast<std::int64_t>(cell_anchors.size());
+  const double* next = cell_anchors.data();
+  for (const std::int64_t count : num_cell_anchors) {
+    if (count < 1 || count > rest / components)
+      throw std::invalid_argument("cell_anchors: expected " + std::to_string(components) +
+                                  " numbers per cell anchor that num_cell_anchors counts");
+    arguments.cell_anchors.emplace_back(next, next + count * components);
+    next += count * components;
+    rest -= count * components;
+  }
+  if (rest != 0)
+    throw std::invalid_argument("cell_anchors: expected " + std::to_string(components) +
+                                " numbers per cell anchor that num_cell_anchors counts");
+  return Config(std::move(arguments));
+}
+
+std::optional<ImageShape> image_shape_of(const char* name, const std::vector<std::int64_t>& shape) {
+  if (shape.empty()) return std::nullopt;
+  if (shape.size() != 2) throw std::invalid_argument(std::string(name) + ": expected two numbers, height and width");
+  return ImageShape{shape[0], shape[1]};
+}
+
+Pyramid pyramid_of(const Config& config, const std::vector<std::int64_t>& level_shapes,
+                   const std::vector<std::int64_t>& image_shape, const std::vector<std::int64_t>& clip) {
+  if (level_shapes.size() % 2 != 0)
+    throw std::invalid_argument("level_shapes: expected two numbers, rows and columns, per level");
+  Request request;
+  for (std::size_t i = 0; i < level_shapes.size(); i += 2)
+    request.level_shapes.push_back({level_shapes[i], level_shapes[i + 1]});
+  request.image_shape = image_shape_of("image_shape", image_shape);
+  request.clip = image_shape_of("clip", clip);
+  return config.over(request);
+}
+
 stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
                            std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors,
-                           ScalarType dtype, stable::Device device) {
-  const std::size_t levels = num_cell_anchors.size();
-  if (level_shapes.size() != 2 * levels || strides.size() != 2 * levels)
-    throw std::invalid_argument("level_shapes and strides: expected two numbers (y, x) per entry of num_cell_anchors");
-
-  std::vector<LevelShape> shapes;
-  std::vector<Stride> pairs;
-  std::vector<std::vector<Box>> boxes(levels);
-  std::size_t next = 0;
-  for (std::size_t l = 0; l < levels; ++l) {
-    shapes.push_back({level_shapes[2 * l], level_shapes[2 * l + 1]});
-    pairs.push_back({strides[2 * l], strides[2 * l + 1]});
-    for (std::int64_t a = 0; a < num_cell_anchors[l] && next + 4 <= cell_anchors.size(); ++a, next += 4)
-      boxes[l].push_back({cell_anchors[next], cell_anchors[next + 1], cell_anchors[next + 2], cell_anchors[next + 3]});
-    if (static_cast<std::int64_t>(boxes[l].size()) != num_cell_anchors[l])
-      throw std::invalid_argument("cell_anchors: expected four numbers per cell anchor that num_cell_anchors counts");
-  }
-  if (next != cell_anchors.size())
-    throw std::invalid_argument("cell_anchors: expected four numbers per cell anchor that num_cell_anchors counts");
-
-  const Pyramid pyramid = Config(pairs, boxes).over_grids(shapes);
+                           ScalarType dtype, stable::Device device, std::vector<double> offsets,
+                           std::vector<double> starts, Text arithmetic, Text layout,
+                           std::vector<std::int64_t> image_shape, std::vector<std::int64_t> clip) {
+  const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
+  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, clip);
   const Dtype type = dtype_of(dtype);
-  stable::Tensor out = empty(pyramid.num_anchors, dtype, device);
-  if (device.type() == DeviceType::Meta) return out;
-  if (device.type() != DeviceType::CPU && device.type() != DeviceType::CUDA)
-    throw std::invalid_argument("device: expected cpu, cuda or meta");
-  generate(pyramid, type, out.mutable_data_ptr(), device.type() == DeviceType::CUDA ? Device::cuda : Device::cpu,
-           device.index());
+  stable::Tensor out = empty({pyramid.num_anchors, config.num_components()}, dtype, device);
+  if (device.type() != DeviceType::Meta) generate(pyramid, type, out.mutable_data_ptr(), place_of(device));
+  return out;
+}
+
+stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_shapes, std::vector<double> strides,
+                         std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors, ScalarType dtype,
+                         std::vector<double> offsets, std::vector<double> starts, Text arithmetic, Text layout,
+                         std::vector<std::int64_t> image_shape, std::vector<std::int64_t> clip) {
+  const ScalarType index_type = index.scalar_type();
+  if ((index_type != ScalarType::Long && index_type != ScalarType::Int) || !index.is_contiguous())
+    throw std::invalid_argument("index: expected a contiguous tensor of int64 or int32");
+  const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
+  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, clip);
+  const Dtype type = dtype_of(dtype);
+  std::vector<std::int64_t> sizes(index.sizes().begin(), index.sizes().end());
+  sizes.push_back(config.num_components());
+  const stable::Device device = index.device();
+  stable::Tensor out = empty(sizes, dtype, device);
+  if (device.type() != DeviceType::Meta)
+    gather(pyramid, {index.const_data_ptr(), index_type == ScalarType::Long ? 8 : 4}, index.numel(), type,
+           out.mutable_data_ptr(), place_of(device));
+  return out;
+}
+
+stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
+                         std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors,
+                         std::vector<std::int64_t> image_shape, double border, ScalarType dtype, stable::Device device,
+                         std::vector<double> offsets, std::vector<double> starts, Text arithmetic, Text layout) {
+  const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
+  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, {});
+  const std::optional<ImageShape> image = image_shape_of("image_shape", image_shape);
+  if (!image) throw std::invalid_argument("image_shape: expected two numbers, height and width");
+  const Question question = config.inside(pyramid, *image, border, dtype_of(dtype));
+  stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
+  if (device.type() != DeviceType::Meta)
+    flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
+  return out;
+}
+
+stable::Tensor valid_flags_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
+                              std::vector<std::int64_t> num_cell_anchors, std::vector<std::int64_t> padded_shape,
+                              stable::Device device, std::vector<std::int64_t> image_shape) {
+  // Whether a cell is valid does not depend on its cell anchors' numbers: points will do.
+  const auto total = std::accumulate(num_cell_anchors.begin(), num_cell_anchors.end(), std::int64_t{0});
+  const std::vector<double> points(total > 0 && total <= kMaxCellAnchors ? 2 * total : 0);
+  const Config config = config_of(strides, points, num_cell_anchors, {}, {}, {"float64"}, {"point"});
+  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, {});
+  const std::optional<ImageShape> padded = image_shape_of("padded_shape", padded_shape);
+  if (!padded) throw std::invalid_argument("padded_shape: expected two numbers, height and width");
+  const Question question = config.valid(pyramid, *padded);
+  stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
+  if (device.type() != DeviceType::Meta)
+    flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
   return out;
 }
 
 }  // namespace
 
-void generate(const Pyramid& pyramid, Dtype dtype, void* out, Device device, std::int32_t device_index) {
+void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place) {
   ANCHOR_EXT_RANGE("generate");
-  if (device == Device::cuda) return generate_on_cuda(pyramid, dtype, out, device_index);
-  generate_on_cpu(pyramid, dtype, out);
+  if (place.device == Device::cuda)
+    return on_cuda(place.index, [&](int device, void* stream) { generate_cuda(pyramid, dtype, out, device, stream); });
+  on_cpu(pyramid.num_anchors, kGrain,
+         [&](std::int64_t begin, std::int64_t end) { generate_cpu(pyramid, dtype, out, begin, end); });
+}
+
+void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out, Place place) {
+  ANCHOR_EXT_RANGE("gather");
+  if (place.device == Device::cuda)
+    return on_cuda(place.index,
+                   [&](int device, void* stream) { gather_cuda(pyramid, indices, count, dtype, out, device, stream); });
+  on_cpu(count, kGatherGrain,
+         [&](std::int64_t begin, std::int64_t end) { gather_cpu(pyramid, indices, dtype, out, begin, end); });
+}
+
+void flags(const Pyramid& pyramid, const Question& question, bool* out, Place place) {
+  ANCHOR_EXT_RANGE("flags");
+  if (place.device == Device::cuda)
+    return on_cuda(place.index, [&](int device, void* stream) { flags_cuda(pyramid, question, out, device, stream); });
+  on_cpu(pyramid.num_anchors, kGrain,
+         [&](std::int64_t begin, std::int64_t end) { flags_cpu(pyramid, question, out, begin, end); });
 }
 
 BuildInfo build_info() {
@@ -140,16 +278,40 @@ BuildInfo build_info() {
   return info;
 }
 
-// Anchors of a feature pyramid, [N, 4] as x1, y1, x2, y2 in pixels: cell anchor + centre, in float64, rounded once.
-// level_shapes: rows, columns of each level's grid; strides: y, x of each level, pixels; cell_anchors: x1, y1, x2, y2
-// of every cell anchor around the origin, level after level; num_cell_anchors: how many of them each level has.
+// The operators carry the whole configuration: nothing is registered, nothing hidden. In all of them, per level and
+// level after level: level_shapes: rows, columns of the grid; strides: y, x in pixels, empty: image_shape //
+// level_shapes; num_cell_anchors: how many cell anchors the level has; cell_anchors: their components, around the
+// origin; offsets: y, x of the first centre in cells, empty: 0.5; starts: y, x in pixels, added to the centres, empty:
+// 0. image_shape: height, width; clip: the same, to which anchors are clipped, empty: not. arithmetic and layout: see
+// arithmetic_of() and layout_of() in config.h.
+//
+// generate: every anchor, [N, components]. gather: the anchors at `index` [...], modulo N, [..., components]. inside:
+// for every anchor, rounded to dtype, whether it lies in the image, [N]. valid_flags: whether its cell lies on the
+// padded image, [N].
 STABLE_TORCH_LIBRARY(anchor_ext, m) {
   m.def(
       "generate(SymInt[] level_shapes, float[] strides, float[] cell_anchors, int[] num_cell_anchors, *, "
-      "ScalarType dtype, Device device) -> Tensor");
+      "ScalarType dtype, Device device, float[] offsets=[], float[] starts=[], str arithmetic='float64', "
+      "str layout='xyxy', SymInt[] image_shape=[], SymInt[] clip=[]) -> Tensor");
+  m.def(
+      "gather(Tensor index, SymInt[] level_shapes, float[] strides, float[] cell_anchors, int[] num_cell_anchors, *, "
+      "ScalarType dtype, float[] offsets=[], float[] starts=[], str arithmetic='float64', str layout='xyxy', "
+      "SymInt[] image_shape=[], SymInt[] clip=[]) -> Tensor");
+  m.def(
+      "inside(SymInt[] level_shapes, float[] strides, float[] cell_anchors, int[] num_cell_anchors, "
+      "SymInt[] image_shape, float border=0., *, ScalarType dtype, Device device, float[] offsets=[], "
+      "float[] starts=[], str arithmetic='float64', str layout='xyxy') -> Tensor");
+  m.def(
+      "valid_flags(SymInt[] level_shapes, float[] strides, int[] num_cell_anchors, SymInt[] padded_shape, *, "
+      "Device device, SymInt[] image_shape=[]) -> Tensor");
 }
 
-// No argument is a tensor, so there is no backend to dispatch on: one kernel looks at `device` itself.
-STABLE_TORCH_LIBRARY_IMPL(anchor_ext, CompositeExplicitAutograd, m) { m.impl("generate", TORCH_BOX(&generate_op)); }
+// The kernels look at the device themselves: most operators have no tensor among their arguments to dispatch on.
+STABLE_TORCH_LIBRARY_IMPL(anchor_ext, CompositeExplicitAutograd, m) {
+  m.impl("generate", TORCH_BOX(&generate_op));
+  m.impl("gather", TORCH_BOX(&gather_op));
+  m.impl("inside", TORCH_BOX(&inside_op));
+  m.impl("valid_flags", TORCH_BOX(&valid_flags_op));
+}
 
 }  // namespace anchor_ext

@@ -11,9 +11,22 @@ namespace anchor_ext {
 
 enum class Device : std::int32_t { cpu, cuda };
 
-// Fills `out` [num_anchors, 4] in memory of the device: on torch's CPU threads, or by one launch on torch's current
-// stream of CUDA device `device_index` (-1: the current device).
-ANCHOR_EXT_API void generate(const Pyramid& pyramid, Dtype dtype, void* out, Device device, std::int32_t device_index);
+// Memory of a device: torch's CPU, or CUDA device `index` (-1: the current one). The work is done on torch's CPU
+// threads, or by one launch on torch's current stream of the device.
+struct Place {
+  Device device;
+  std::int32_t index;
+};
+
+// Every anchor into `out` [num_anchors, components].
+ANCHOR_EXT_API void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place);
+
+// The anchors at `indices` [count], each modulo num_anchors, into `out` [count, components].
+ANCHOR_EXT_API void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out,
+                           Place place);
+
+// A flag per anchor into `out` [num_anchors].
+ANCHOR_EXT_API void flags(const Pyramid& pyramid, const Question& question, bool* out, Place place);
 
 struct BuildInfo {
   std::string torch;         // version that the library was compiled against

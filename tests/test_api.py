@@ -226,5 +226,5 @@ def test_build_info():
 
 
 def test_public_names():
-    assert sorted(anchor_ext.__all__) == ["Anchors", "build_info", "generate"]
+    assert sorted(anchor_ext.__all__) == ["AnchorGrid", "Anchors", "build_info", "generate"]
     assert all(hasattr(anchor_ext, name) for name in anchor_ext.__all__)

@@ -45,7 +45,10 @@ def test_meta():
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
-        (0, [1, 2], "level_shapes and strides: expected two numbers"),
+        (0, [1, 2], "level_shapes has 1 levels; expected 5"),
+        (0, [1, 2, 3], "level_shapes: expected two numbers"),
+        (1, [1.0], "strides: expected two numbers"),
+        (1, [1.0, 2.0], "strides has 1 levels; expected 5"),
         (0, [0, 1] * 5, r"level_shapes\[0\] is \(0, 1\)"),
         (0, [2**31, 1] * 5, r"level_shapes\[0\] is"),
         (0, [2**31 - 1] * 10, "expected at most 2.*58 - 1 anchors"),
@@ -53,12 +56,12 @@ def test_meta():
         (1, [float("nan")] * 10, r"strides\[0\] is \(nan, nan\)"),
         (1, [float("inf"), 1.0] * 5, r"strides\[0\] is \(inf, 1\)"),
         (1, [1.0, float("inf")] * 5, r"strides\[0\] is \(1, inf\)"),
-        (2, [1.0] * 179, "cell_anchors: expected four numbers"),
-        (2, [1.0] * 184, "cell_anchors: expected four numbers"),
-        (2, [float("inf")] * 180, r"cell_anchors\[0\]\[0\] is \(inf"),
+        (2, [1.0] * 179, "cell_anchors: expected 4 numbers"),
+        (2, [1.0] * 184, "cell_anchors: expected 4 numbers"),
+        (2, [float("inf")] * 180, r"cell_anchors\[0\]\[0\]\[0\] is inf"),
         (3, [9, 9, 9, 9, 0], "cell_anchors"),
         (3, [-1] * 5, "cell_anchors"),
-        (3, [], "level_shapes and strides"),
+        (3, [], "cell_anchors: expected 4 numbers"),
     ],
 )
 def test_bad_operands(position, value, message):

@@ -1,0 +1,122 @@
+"""effdet's `Anchors` (effdet.anchors), EfficientDet's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..grid import AnchorGrid
+from ._common import expect, show
+
+__all__ = ["Anchors"]
+
+
+class Anchors(nn.Module):
+    """effdet's Anchors: the same boxes bit for bit, made by one launch when the module is constructed.
+
+    A level's grid is the image's, halved `level` times and rounded up each time; its stride is the fraction
+    `image / cells` along each axis. Per cell, all aspect ratios of the first octave scale `2**(i / num_scales)`, then
+    of the next. Computed in float64, rounded once to float32.
+
+    The boxes are a persistent buffer, as in effdet, so that checkpoints of either load into the other.
+
+    Args:
+        min_level, max_level: the pyramid levels, both included.
+        num_scales: octave scales per level.
+        aspect_ratios: pairs (x, y) of factors of the width and the height; or numbers, width / height.
+        anchor_scale: size of the cell anchors in strides: one number, or one per level.
+        image_size: (H, W).
+    """
+
+    boxes: Tensor  # [N, 4] float32: y1, x1, y2, x2
+
+    def __init__(
+        self,
+        min_level: int,
+        max_level: int,
+        num_scales: int,
+        aspect_ratios: Sequence[Any],
+        anchor_scale: float | Sequence[float],
+        image_size: Sequence[int],
+    ) -> None:
+        super().__init__()
+        levels = range(min_level, max_level + 1)
+        expect(
+            isinstance(image_size, Sequence) and len(image_size) == 2,
+            f"image_size is {show(image_size)}; expected two integers (height, width)",
+        )
+        expect(len(levels) > 0, f"max_level is {show(max_level)}; expected at least min_level, {show(min_level)}")
+        scales = list(anchor_scale) if isinstance(anchor_scale, Sequence) else [anchor_scale] * len(levels)
+        expect(
+            len(scales) == len(levels),
+            f"anchor_scale is {show(anchor_scale)}; expected a number, or one per level, {len(levels)} in all",
+        )
+        self.min_level = min_level
+        self.max_level = max_level
+        self.num_scales = num_scales
+        self.aspect_ratios = aspect_ratios
+        self.anchor_scales = anchor_scale if isinstance(anchor_scale, Sequence) else scales
+        self.image_size = tuple(image_size)
+        self.feat_sizes = [tuple(image_size)]
+        for _ in range(max_level):
+            self.feat_sizes.append(tuple((side + 1) // 2 for side in self.feat_sizes[-1]))
+        self.config = {
+            level: [
+                (self._stride(level), octave / float(num_scales), ratio, scale)
+                for octave in range(num_scales)
+                for ratio in aspect_ratios
+            ]
+            for level, scale in zip(levels, scales, strict=True)
+        }
+        self.register_buffer("boxes", self._generate_boxes())
+
+    @classmethod
+    def from_config(cls, config: Any) -> Anchors:
+        """From effdet's model configuration."""
+        return cls(
+            config.min_level,
+            config.max_level,
+            config.num_scales,
+            config.aspect_ratios,
+            config.anchor_scale,
+            config.image_size,
+        )
+
+    def get_anchors_per_location(self) -> int:
+        """How many anchors a cell has."""
+        return self.num_scales * len(self.aspect_ratios)
+
+    def _stride(self, level: int) -> tuple[float, float]:
+        (height, width), (rows, columns) = self.feat_sizes[0], self.feat_sizes[level]
+        return height / float(rows), width / float(columns)
+
+    def _generate_boxes(self) -> Tensor:
+        # effdet's centres are numpy.arange's: from half a stride on, in steps of what is left of a stride when the
+        # first centre is subtracted from the second one.
+        strides = [self._stride(level) for level in self.config]
+        halves = [(y / 2, x / 2) for y, x in strides]
+        steps = [((b + y) - b, (a + x) - a) for (y, x), (b, a) in zip(strides, halves, strict=True)]
+        cell_anchors = [[_cell_anchor(*entry) for entry in entries] for entries in self.config.values()]
+        grid = AnchorGrid(cell_anchors, steps, offset=0.0, start=halves, layout="yxyx")
+        return grid([self.feat_sizes[level] for level in self.config], device="cpu")
+
+    def extra_repr(self) -> str:
+        return (
+            f"levels={self.min_level}..{self.max_level}, image_size={self.image_size}, boxes={tuple(self.boxes.shape)}"
+        )
+
+
+def _cell_anchor(
+    stride: tuple[float, float], octave: float, ratio: Any, scale: float
+) -> tuple[float, float, float, float]:
+    if isinstance(ratio, Sequence):
+        along_x, along_y = ratio
+    else:
+        along_x = math.sqrt(ratio)
+        along_y = 1.0 / along_x
+    half_height = scale * stride[0] * 2**octave * along_y / 2.0
+    half_width = scale * stride[1] * 2**octave * along_x / 2.0
+    return -half_height, -half_width, half_height, half_width

@@ -1,0 +1,224 @@
+"""The general form: any cell anchors, moved over given grids, in the arithmetic and the layout of any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _arguments, ops
+
+__all__ = ["AnchorGrid"]
+
+_COMPONENTS = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
+
+
+class AnchorGrid:
+    """Cell anchors moved to every cell of the levels' grids, in one launch or one CPU pass.
+
+    The anchors of cell (row, column) are the level's cell anchors moved to the cell's centre, along either axis
+
+        centre = (cell + offset) * stride + start
+
+    Order: level, row, column, cell anchor. What is rounded on the way is the arithmetic's:
+
+    - `"float64"`: nothing, until the result is rounded once to the output's dtype.
+    - `"float32"`, `"float16"`, `"bfloat16"`: every single result to that type, as torch's operators leave it:
+      `anchor = rn(cell_anchor + rn(rn(rn(cell + offset) * stride) + start))`; the output's dtype may be another one.
+    - `"arange"`: the centres are what `torch.arange(start, ..., stride, dtype=torch.float32)` gives on the CPU, which
+      is neither of the above (`offset` has no part in it), and the sum is rounded to float32.
+    - `"quotient"`: SSD's normalised boxes in float32: `rn(rn(cell_anchor + rn(rn(cell + offset) / f)) * image_side)`
+      with `f = image_side / stride`, or the number of cells where `strides` is None.
+    - `"position/centre/sum"`, such as `"float64/float16/float16"`: the three roundings apart: that of the operations
+      up to the centre, the centre's, and that of the sum and what follows.
+
+    It holds no tensor and no state; it can be pickled, copied and shared by threads.
+
+    Args:
+        cell_anchors: per level `(A, components)` numbers around the origin: x1, y1, x2, y2 in pixels, or what the
+            layout says. At most 16 levels and 512 cell anchors over all of them.
+        strides: pixels between centres; per level a number or a pair `(stride_y, stride_x)`. None takes
+            `image_side // cells` of each call (torchvision's rule).
+        offset: of the first centre, in cells: one number, or per level a number or a pair `(y, x)`.
+        start: added to the centres, in pixels: as `offset`.
+        arithmetic: see above.
+        layout: the components of an anchor and their order: `"xyxy"` x1, y1, x2, y2; `"yxyx"` y1, x1, y2, x2;
+            `"cxcywha"` centre x and y, width, height, angle, of which the first two move; `"point"` x, y;
+            `"point_stride"` x, y and two numbers of the cell anchor's that do not move. Cell anchors have this layout.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, length or value.
+    """
+
+    def __init__(
+        self,
+        cell_anchors: Sequence[Any],
+        strides: Sequence[float] | Sequence[tuple[float, float]] | None,
+        *,
+        offset: float | Sequence[float] | Sequence[tuple[float, float]] = 0.5,
+        start: float | Sequence[float] | Sequence[tuple[float, float]] = 0.0,
+        arithmetic: str = "float64",
+        layout: str = "xyxy",
+    ) -> None:
+        if layout not in _COMPONENTS:
+            raise ValueError(f"layout is {_arguments.show(layout)}; expected one of {', '.join(_COMPONENTS)}")
+        if not isinstance(arithmetic, str):
+            raise TypeError(f"arithmetic is {_arguments.show(arithmetic)}; expected text")
+        numbers = _arguments.cell_anchors(cell_anchors, _COMPONENTS[layout])
+        count = len(numbers)
+        self._config = ops.Configuration(
+            numbers,
+            [] if strides is None else _arguments.stride_pairs(strides, count),
+            _arguments.offset_pairs("offset", offset, count),
+            _arguments.offset_pairs("start", start, count),
+            arithmetic=arithmetic,
+            layout=layout,
+        )
+
+    def __call__(
+        self,
+        level_shapes: Sequence[Sequence[int]],
+        *,
+        image_shape: Sequence[int] | None = None,
+        clip: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | int | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Every anchor of the grids.
+
+        Args:
+            level_shapes: per level `(rows, columns)`, positive integers.
+            image_shape: `(H, W)`, for strides that are None and for the arithmetic `"quotient"`.
+            clip: `(H, W)` of an image to whose edges 0, W and 0, H components that move are limited.
+            dtype: float32, float64, float16 or bfloat16.
+            device: where the anchors are made; default CUDA where there is one, else the CPU.
+            out: a contiguous `(N, components)` tensor of this dtype and device to write into and return.
+
+        Returns:
+            `(N, components)`.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type or value; nothing has been written then.
+            RuntimeError: device is CUDA, and torch's CUDA, anchor_ext's or a GPU is missing.
+        """
+        return ops.generate(self._config, level_shapes, image_shape, clip, False, dtype, device, out)
+
+    def at(
+        self,
+        index: Tensor,
+        level_shapes: Sequence[Sequence[int]],
+        *,
+        image_shape: Sequence[int] | None = None,
+        clip: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The anchors at given flat indices, without making the others.
+
+        Args:
+            index: integers of any shape, over all levels. They count modulo N: -1 is the last anchor.
+            level_shapes, image_shape, clip, dtype: as for a call.
+
+        Returns:
+            `(*index.shape, components)` on the index's device, the same numbers as `grid(level_shapes)[index]`.
+
+        Raises:
+            TypeError, ValueError: as for a call; `index` is no tensor of integers.
+        """
+        if (
+            not isinstance(index, Tensor)
+            or index.is_floating_point()
+            or index.is_complex()
+            or index.dtype == torch.bool
+        ):
+            raise TypeError(f"index is {_arguments.show(index)}; expected a tensor of integers")
+        if index.dtype not in (torch.int64, torch.int32):
+            index = index.to(torch.int64)
+        return ops.gather(self._config, index, level_shapes, image_shape, clip, dtype)
+
+    def inside(
+        self,
+        level_shapes: Sequence[Sequence[int]],
+        image_shape: Sequence[int],
+        border: float = 0.0,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | int | None = None,
+    ) -> Tensor:
+        """For every anchor, whether it lies in the image or within `border` pixels around it.
+
+        A box does where `x1 >= -border`, `y1 >= -border`, `x2 < W + border` and `y2 < H + border`; a point or a turned
+        box where that holds of its centre. The anchors and the limits are those of `dtype`.
+
+        Returns:
+            `(N,)` bool.
+
+        Raises:
+            TypeError, ValueError: as for a call; `border` is no finite number.
+        """
+        border = _arguments.number("border", border)
+        return ops.inside(self._config, level_shapes, image_shape, border, dtype, device)
+
+    def valid_flags(
+        self,
+        level_shapes: Sequence[Sequence[int]],
+        padded_shape: Sequence[int],
+        *,
+        image_shape: Sequence[int] | None = None,
+        device: torch.device | str | int | None = None,
+    ) -> Tensor:
+        """For every anchor, whether its cell lies on an image of the padded shape.
+
+        Of a level's cells these are the first `ceil(H / stride_y)` rows and `ceil(W / stride_x)` columns.
+
+        Returns:
+            `(N,)` bool.
+
+        Raises:
+            TypeError, ValueError: as for a call.
+        """
+        return ops.valid_flags(self._config, level_shapes, image_shape, padded_shape, device)
+
+    def level_sizes(
+        self, level_shapes: Sequence[Sequence[int]], *, image_shape: Sequence[int] | None = None
+    ) -> list[int]:
+        """The number of anchors of each level."""
+        if image_shape is None and not self._config.strides:
+            image_shape = (1, 1)  # the strides do not matter here
+        return ops.level_sizes(self._config, level_shapes, image_shape)
+
+    def split(self, values: Tensor, level_shapes: Sequence[Sequence[int]], *, dim: int = 0) -> tuple[Tensor, ...]:
+        """Per-level views, no copy, of anything that has an entry per anchor in its dimension `dim`.
+
+        Raises:
+            TypeError, ValueError: `values` is no tensor with N entries there.
+        """
+        sizes = self.level_sizes(level_shapes)
+        if not isinstance(values, Tensor):
+            raise TypeError(f"values is {_arguments.show(values)}; expected a tensor")
+        if not -values.ndim <= dim < values.ndim or values.shape[dim] != sum(sizes):
+            raise ValueError(
+                f"values has shape {tuple(values.shape)}; expected {sum(sizes)} entries in dimension {dim}"
+            )
+        return torch.split(values, sizes, dim)
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """How many cell anchors each level has."""
+        return list(self._config.num_cell_anchors)
+
+    @property
+    def cell_anchors(self) -> list[Tensor]:
+        """Per level, its cell anchors: `(A, components)` float64 on the CPU, as given."""
+        numbers = torch.tensor(self._config.cell_anchors, dtype=torch.float64, device="cpu")
+        return list(numbers.view(-1, self._config.num_components).split(self._config.num_cell_anchors))
+
+    def __repr__(self) -> str:
+        keywords = self._config.keywords
+        strides = list(zip(self._config.strides[::2], self._config.strides[1::2], strict=True)) or None
+        return (
+            f"AnchorGrid(num_cell_anchors={self._config.num_cell_anchors}, strides={strides}, "
+            f"arithmetic={keywords['arithmetic']!r}, layout={keywords['layout']!r})"
+        )
