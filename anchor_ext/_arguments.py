@@ -192,6 +192,10 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
         name = f"cell_anchors[{i}]"
         numbers = []
         rows = level.tolist() if hasattr(level, "tolist") else level
+        if _is_sequence(rows) and len(rows) > MAX_CELL_ANCHORS:
+            raise ValueError(
+                f"{name} has {len(rows)} cell anchors; expected at most {MAX_CELL_ANCHORS} over all levels"
+            )
         for j, row in enumerate(_items(name, rows, expected)):
             items = _items(f"{name}[{j}]", row, f"{components} numbers")
             if len(items) != components:

@@ -158,7 +158,8 @@ class AnchorGrid:
         Raises:
             TypeError, ValueError: as for a call; `border` is no finite number.
         """
-        border = _arguments.number("border", border)
+        if not torch.compiler.is_compiling():
+            border = _arguments.number("border", border)
         return ops.inside(self._config, level_shapes, image_shape, border, dtype, device)
 
     def valid_flags(

@@ -326,10 +326,11 @@ def inside(
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
     if _is_watched() or _jit_trace() is not None:
-        levels, keywords = _operands(config, level_shapes, None)
+        levels, keywords = _operands(config, level_shapes, image_shape)
+        sides = keywords.pop("image_shape")
         return _on_device(
             lambda place: torch.ops.anchor_ext.inside.default(
-                *levels, _sides("image_shape", image_shape), border, dtype=dtype, device=place, **keywords
+                *levels, sides, border, dtype=dtype, device=place, **keywords
             ),
             _to_device(device),
         )
@@ -351,6 +352,7 @@ def valid_flags(
         return _on_device(
             lambda place: torch.ops.anchor_ext.valid_flags.default(
                 grids, strides, counts, _sides("padded_shape", padded_shape), device=place,
+                arithmetic=config.keywords["arithmetic"],
                 image_shape=keywords["image_shape"],
             ),
             _to_device(device),

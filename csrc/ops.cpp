@@ -222,11 +222,11 @@ stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, std::vector<dou
 
 stable::Tensor valid_flags_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
                               std::vector<std::int64_t> num_cell_anchors, std::vector<std::int64_t> padded_shape,
-                              stable::Device device, std::vector<std::int64_t> image_shape) {
+                              stable::Device device, Text arithmetic, std::vector<std::int64_t> image_shape) {
   // Whether a cell is valid does not depend on its cell anchors' numbers: points will do.
   const auto total = std::accumulate(num_cell_anchors.begin(), num_cell_anchors.end(), std::int64_t{0});
   const std::vector<double> points(total > 0 && total <= kMaxCellAnchors ? 2 * total : 0);
-  const Config config = config_of(strides, points, num_cell_anchors, {}, {}, {"float64"}, {"point"});
+  const Config config = config_of(strides, points, num_cell_anchors, {}, {}, arithmetic, {"point"});
   const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, {});
   const std::optional<ImageShape> padded = image_shape_of("padded_shape", padded_shape);
   if (!padded) throw std::invalid_argument("padded_shape: expected two numbers, height and width");
@@ -303,7 +303,7 @@ STABLE_TORCH_LIBRARY(anchor_ext, m) {
       "float[] starts=[], str arithmetic='float64', str layout='xyxy') -> Tensor");
   m.def(
       "valid_flags(SymInt[] level_shapes, float[] strides, int[] num_cell_anchors, SymInt[] padded_shape, *, "
-      "Device device, SymInt[] image_shape=[]) -> Tensor");
+      "Device device, str arithmetic='float64', SymInt[] image_shape=[]) -> Tensor");
 }
 
 // The kernels look at the device themselves: most operators have no tensor among their arguments to dispatch on.

@@ -72,3 +72,48 @@ def random_shape(rng: random.Random, configuration: dict[str, list], most: int =
     area = rng.uniform(1, most * min(finest, 4**6))
     height = max(1, int(area ** rng.uniform(0.05, 0.95)))
     return height, max(1, int(area / height))
+
+
+ARITHMETICS = [
+    *("float64", "float32", "float16", "bfloat16", "arange", "quotient"),
+    *(f"{position}/{centre}/{centre}" for position in ("float64", "float32") for centre in ("float16", "bfloat16")),
+    *("quotient/float16/float32", "quotient/bfloat16/float32", "quotient/float64/float64"),
+    *("float32/float32/float64", "float64/float16/float32", "float32/bfloat16/float32", "arange/float32/float64"),
+]
+
+
+def random_grid(rng: random.Random, most: int = 1500) -> dict[str, object]:
+    """Arguments of `reference.grid`: any arithmetic and layout, any numbers, grids of any shape."""
+    components = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
+    layout = rng.choice(["xyxy", "xyxy", *components])
+    arithmetic = rng.choice(ARITHMETICS)
+    count = rng.choice([1, 1, 2, 3, 5, 16])
+
+    def number() -> float:
+        return rng.choice([rng.randint(1, 40), rng.uniform(0.1, 300), 7.3, 12.0, 2.0 ** rng.randint(0, 7)])
+
+    def pairs(draw) -> list[tuple[float, float]]:
+        return [(draw(), draw()) for _ in range(count)]
+
+    shapes = []
+    for _ in range(count):
+        rows = rng.randint(1, rng.choice([3, 40, max(1, most // 3)]))
+        shape = [rows, rng.randint(1, max(1, most // (3 * rows)))]
+        rng.shuffle(shape)
+        shapes.append(tuple(shape))
+    quotient, arange = arithmetic.startswith("quotient"), arithmetic.startswith("arange")
+    size = 0.5 if quotient else 200.0
+    return {
+        "level_shapes": shapes,
+        "cell_anchors": [
+            [[rng.uniform(-size, size) for _ in range(components[layout])] for _ in range(rng.randint(1, 9))]
+            for _ in range(count)
+        ],
+        "strides": pairs(number) if arange or rng.random() < 0.7 else None,
+        "offsets": rng.choice([None, pairs(lambda: rng.choice([0, 0.5, 0.3, rng.random()]))]),
+        "starts": None if quotient else rng.choice([None, pairs(lambda: rng.choice([0.0, rng.uniform(-20, 20)]))]),
+        "arithmetic": arithmetic,
+        "layout": layout,
+        "image_shape": (rng.randint(1, 3000), rng.randint(1, 3000)),
+        "clip": (rng.randint(1, 900), rng.randint(1, 900)) if layout != "cxcywha" and rng.random() < 0.3 else None,
+    }

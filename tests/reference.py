@@ -42,6 +42,92 @@ def anchors(image_shape, levels=None, strides=None, sizes=None, ratios=None, sca
     return np.concatenate(boxes)
 
 
+def step(values, name: str) -> np.ndarray:
+    """What an operator of torch's leaves of its exact result: 16-bit types round what float32 has made of it."""
+    values = np.asarray(values, np.float64)
+    if name == "float64":
+        return values
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+        if name == "float16":
+            return single.astype(np.float16).astype(np.float64)
+    if name == "bfloat16":
+        bits = _bfloat16_bits(single.astype(np.float64)).astype(np.uint32) << 16
+        return bits.view(np.float32).astype(np.float64)
+    assert name == "float32"
+    return single.astype(np.float64)
+
+
+LAYOUTS = {"xyxy": "xyxy", "yxyx": "yxyx", "cxcywha": "xy---", "point": "xy", "point_stride": "xy--"}
+LOW = {"xyxy": [0, 1], "yxyx": [0, 1], "cxcywha": [0, 1], "point": [0, 1], "point_stride": [0, 1]}
+HIGH = {"xyxy": [2, 3], "yxyx": [2, 3], "cxcywha": [0, 1], "point": [0, 1], "point_stride": [0, 1]}
+
+
+def _centres(cells, stride, offset, start, image, arithmetic) -> np.ndarray:
+    """Along one axis; every operation in float64 and then rounded, which is rounded once."""
+    position, centre, _ = arithmetic
+    numbers = np.arange(cells)
+    if position == "quotient":
+        divisor = image / stride if stride else cells
+        shifted = step(step(numbers, "float32") + step(offset, "float32"), "float32")
+        result = (shifted.astype(np.float32) / np.float32(divisor)).astype(np.float64)
+    elif position == "arange":
+        # Ends in the middle of the last step: as many numbers as cells.
+        result = torch.arange(start, start + (cells - 0.5) * stride, stride, dtype=torch.float32).numpy()
+        result = result.astype(np.float64)
+        assert len(result) == cells
+    else:
+        factor = stride if position == "float64" else float(np.float32(stride))
+        result = step(step(numbers, position) + step(offset, position), position)
+        result = step(step(result * factor, position) + step(start, position), position)
+    return step(result, centre)
+
+
+def grid(
+    level_shapes, cell_anchors, strides=None, offsets=None, starts=None, arithmetic="float64", layout="xyxy",
+    image_shape=None, clip=None,
+) -> np.ndarray:  # fmt: skip
+    """[N, components] float64, before the last rounding. Per level: cell anchors [A, components]; pairs (y, x)."""
+    parts = arithmetic.split("/")
+    first = "float32" if parts[0] in ("quotient", "arange") else parts[0]
+    parts = parts if len(parts) == 3 else [parts[0], first, first]
+    axes, levels = LAYOUTS[layout], []
+    for i, (rows, columns) in enumerate(level_shapes):
+        centres = []
+        for axis, cells in enumerate((rows, columns)):
+            image = image_shape[axis] if image_shape else 0
+            stride = strides[i][axis] if strides else 0 if parts[0] == "quotient" else image // cells
+            offset = offsets[i][axis] if offsets else 0.5
+            start = starts[i][axis] if starts else 0.0
+            centres.append(_centres(cells, stride, offset, start, image, parts))
+        own = step(np.asarray(cell_anchors[i], np.float64), parts[2])
+        boxes = np.empty((rows, columns, *own.shape))
+        for k, axis in enumerate(axes):
+            moved = {"x": centres[1][None, :, None], "y": centres[0][:, None, None], "-": np.zeros((1, 1, 1))}[axis]
+            boxes[..., k] = step(own[None, None, :, k] + moved, parts[2])
+            if axis == "-":
+                continue
+            side = int(axis == "x")
+            if parts[0] == "quotient":
+                boxes[..., k] = step(boxes[..., k] * step(image_shape[side], parts[2]), parts[2])
+            if clip:
+                boxes[..., k] = np.clip(boxes[..., k], 0, clip[side])
+        levels.append(boxes.reshape(-1, own.shape[1]))
+    return np.concatenate(levels)
+
+
+def inside(boxes: torch.Tensor, layout: str, image_shape, border: float) -> torch.Tensor:
+    """[N] bool of the rounded anchors [N, components], by torch's comparisons with limits of their dtype."""
+    axes = LAYOUTS[layout]
+    flags = torch.ones(len(boxes), dtype=torch.bool)
+    for k in LOW[layout]:
+        flags &= boxes[:, k] >= torch.tensor(-border, dtype=torch.float64).to(boxes.dtype)
+    for k in HIGH[layout]:
+        limit = image_shape[int(axes[k] == "x")] + border
+        flags &= boxes[:, k] < rounded(np.asarray([limit], np.float64), boxes.dtype)
+    return flags
+
+
 def rounded(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     """float64 -> dtype, to nearest even, in one step."""
     if dtype == torch.float64:

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import reference
 import torch
-from conftest import DTYPES, EXTREME_STRIDES, extreme_configuration, random_configuration, random_shape
+from conftest import DTYPES, EXTREME_STRIDES, extreme_configuration, random_configuration, random_grid, random_shape
 from toolchain import CXX, ROOT
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -32,33 +32,62 @@ def program(tmp_path_factory):
     return binary
 
 
-def as_text(dtype, offset, shape, configuration) -> str:
-    words = [DTYPES.index(dtype), offset, len(configuration["levels"])]
-    for i, level in enumerate(configuration["levels"]):
-        cells = reference.cell_anchors(*(configuration[name][i] for name in ("sizes", "ratios", "scales")))
-        words += [-(-side // 2**level) for side in shape]
-        words += [float(stride).hex() for stride in configuration["strides"][i]]
-        words += [len(cells), *(float(number).hex() for number in cells.ravel())]
+def as_text(dtype, offset, arguments) -> str:
+    """A case of the program's: `reference.grid`'s arguments as words."""
+    clip = arguments["clip"] or (0, 0)
+    words = [
+        DTYPES.index(dtype),
+        offset,
+        arguments["arithmetic"],
+        arguments["layout"],
+        *arguments["image_shape"],
+        *clip,
+    ]
+    words.append(len(arguments["level_shapes"]))
+    for i, shape in enumerate(arguments["level_shapes"]):
+        words += shape
+        for name, default in (("strides", 0.0), ("offsets", 0.5), ("starts", 0.0)):
+            words += [float(x).hex() for x in (arguments[name][i] if arguments[name] else (default, default))]
+        numbers = [float(number).hex() for cell_anchor in arguments["cell_anchors"][i] for number in cell_anchor]
+        words += [len(numbers), *numbers]
     return " ".join(map(str, words))
 
 
+def as_grid(configuration, shape) -> dict[str, object]:
+    """Arguments of `Anchors`, over an image, in the general form."""
+    sizes, ratios, scales = (configuration[name] for name in ("sizes", "ratios", "scales"))
+    return {
+        "level_shapes": [tuple(-(-side // 2**level) for side in shape) for level in configuration["levels"]],
+        "cell_anchors": [reference.cell_anchors(*of_level) for of_level in zip(sizes, ratios, scales, strict=True)],
+        "strides": configuration["strides"],
+        "offsets": None,
+        "starts": None,
+        "arithmetic": "float64",
+        "layout": "xyxy",
+        "image_shape": shape,
+        "clip": None,
+    }
+
+
 def test_every_element_once_and_none_outside(program, tmp_path, rng):
-    cases, expected = [], []
-    configurations = [random_configuration(rng) for _ in range(240)]
-    shapes = [random_shape(rng, configuration, most=rng.choice([20, 20, 1500])) for configuration in configurations]
+    grids = []
+    for _ in range(240):
+        configuration = random_configuration(rng)
+        grids.append(as_grid(configuration, random_shape(rng, configuration, most=rng.choice([20, 20, 1500]))))
     for stride in EXTREME_STRIDES:
-        configurations += [extreme_configuration(stride)] * 4
-        shapes += [(7, 9)] * 4
-    for i, (configuration, shape) in enumerate(zip(configurations, shapes, strict=True)):
+        grids += [as_grid(extreme_configuration(stride), (7, 9))] * 4
+    grids += [random_grid(rng, most=rng.choice([20, 100, 1500])) for _ in range(400)]
+    cases, expected = [], []
+    for i, arguments in enumerate(grids):
         dtype = DTYPES[i % 4]
-        cases.append(as_text(dtype, rng.choice([0, 0, 4, 1, 2, 3, 5]), shape, configuration))
-        expected.append(reference.rounded(reference.anchors(shape, **configuration), dtype))
+        cases.append(as_text(dtype, rng.choice([0, 0, 4, 1, 2, 3, 5]), arguments))
+        expected.append(reference.rounded(reference.grid(**arguments), dtype))
     result = tmp_path / "anchors"
     run = subprocess.run([program, result], input="\n".join(cases), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-5000:]
     content = bytearray(result.read_bytes())
     for case, boxes in zip(cases, expected, strict=True):
-        made = torch.frombuffer(content, dtype=boxes.dtype, count=boxes.numel()).view(-1, 4)
+        made = torch.frombuffer(content, dtype=boxes.dtype, count=boxes.numel()).view(boxes.shape)
         assert reference.same_bits(made, boxes), case[:500]
         del made
         content = content[boxes.nbytes :]

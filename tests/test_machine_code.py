@@ -36,7 +36,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
-    """(arch, output type) -> instructions and resources of the kernel's machine code."""
+    """(arch, kind, output type) -> instructions and resources of the kernels' machine code.
+
+    The kinds: "plain" is the common case's kernel, "any" that of every other arithmetic and layout, and of anchors at
+    indices; "flags" has no output type.
+    """
     folder = tmp_path_factory.mktemp("cubins")
     subprocess.run([CUOBJDUMP, "-xelf", "all", LIBRARY], cwd=folder, check=True, capture_output=True)
     found = {}
@@ -46,18 +50,20 @@ def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
         usage = subprocess.run([CUOBJDUMP, "-res-usage", cubin], check=True, capture_output=True, text=True)
         resources = dict(re.findall(r"Function (\S+):\s*\n\s*(.*)", usage.stdout + usage.stderr))
         for name, body in re.findall(r"^\.text\.(\S+):\n(.*?)(?=^\.text\.|\Z)", code, re.MULTILINE | re.DOTALL):
-            mangled = re.search(r"generate_kernelI(\w+?)EEvNS_7Pyramid", name)
-            assert mangled, f"a kernel of another name: {name}"
-            key = (arch, OUTPUT_TYPES[mangled[1]])
+            mangled = re.search(r"generate_kernelI(\w+?)Lb([01])EEEvNS_7Pyramid", name)
+            assert mangled or re.search(r"flags_kernelENS_7PyramidE", name), f"a kernel of another name: {name}"
+            kind = ("any", "plain")[int(mangled[2])] if mangled else "flags"
+            key = (arch, kind, OUTPUT_TYPES[mangled[1]] if mangled else None)
             assert key not in found
             found[key] = {"code": body, "resources": resources[name]}
     return found
 
 
-def test_one_kernel_per_output_type_and_arch(kernels):
+def test_one_kernel_per_kind_output_type_and_arch(kernels):
     archs = [arch for arch in INFO["cuda_archs"] if arch.startswith("sm_")]
     assert archs
-    assert sorted(kernels) == sorted((arch, name) for arch in archs for name in OUTPUT_TYPES.values())
+    kinds = [(kind, name) for kind in ("plain", "any") for name in OUTPUT_TYPES.values()] + [("flags", None)]
+    assert set(kernels) == {(arch, *kind) for arch in archs for kind in kinds}
 
 
 def test_ptx_for_later_archs():
@@ -77,9 +83,9 @@ def test_libtorch_stays_linked():
     [("float32", r"STG\.E\.128"), ("float64", r"STG\.E\.128"), ("float16", r"STG\.E\.64"), ("bfloat16", r"STG\.E\.64")],
 )
 def test_wide_stores(kernels, output_type, store):
-    for (arch, name), kernel in kernels.items():
+    for (arch, kind, name), kernel in kernels.items():
         if name == output_type:
-            assert len(re.findall(store, kernel["code"])) == (2 if name == "float64" else 1), arch
+            assert len(re.findall(store, kernel["code"])) == (2 if name == "float64" else 1), (arch, kind)
 
 
 def test_no_spills_no_stack_no_local_memory(kernels):

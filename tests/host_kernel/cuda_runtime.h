@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#define __device__
 #define __global__
 #define __grid_constant__
 #define __launch_bounds__(threads)

@@ -1,7 +1,9 @@
 // Runs the CUDA kernel's own source, and the CPU's, on the host. Reads cases from standard input, writes the anchors
 // of each, as the kernel made them, to the file that the command names; stops at the first thing that is wrong.
 //
-// A case: dtype, offset in components, levels; rows, columns, stride y, x, cell anchors per level; their boxes.
+// A case: dtype, offset in components, arithmetic, layout, image height and width, clip height and width (0: none),
+// levels; per level rows, columns, stride y, x (0: none), offset y, x, start y, x, numbers of its cell anchors, and
+// those.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -59,17 +61,22 @@ void check_thread(std::int64_t thread) {
 
 // Flat indices far beyond 2**31, for which nobody has the memory: where they lie, against plain division.
 void check_large_indices() {
-  const Box box{-1, -1, 1, 1};
   const LevelShape large[] = {{46342, 46341}, {99991, 99989}, {1, 2147483647}, {2097152, 2147483647}};
   for (const LevelShape middle : large)
     for (const int a : {1, 3, 9, 32}) {
       const std::vector<LevelShape> shapes{{3, 5}, middle, {2147483647, 7}};
-      const std::vector<std::vector<Box>> cell_anchors{std::vector<Box>(2, box), std::vector<Box>(a, box), {box}};
-      const std::vector<Stride> strides(3, Stride{1.7, 2.3});
-      const Pyramid pyramid = Config(strides, cell_anchors).over_grids(shapes);
+      const std::vector<int> counts{2, a, 1};
+      ConfigArguments arguments;
+      for (const int count : counts) {
+        arguments.cell_anchors.emplace_back();
+        for (int i = 0; i < count; ++i)
+          for (const double number : {-1., -1., 1., 1.}) arguments.cell_anchors.back().push_back(number);
+      }
+      arguments.strides = std::vector<Pair>(3, Pair{1.7, 2.3});
+      const Pyramid pyramid = Config(arguments).over({shapes, {}, {}});
       std::int64_t begin = 0;
       for (int l = 0; l < 3; ++l) {
-        const auto count = static_cast<std::int64_t>(cell_anchors[l].size()), columns = shapes[l].columns;
+        const std::int64_t count = counts[l], columns = shapes[l].columns;
         const std::int64_t size = shapes[l].rows * columns * count;
         for (std::int64_t i = 0; i < 4000; ++i) {
           const std::int64_t step = size / 4000 * i, last = size - 1 - i;  // spread over the level, and its end
@@ -80,10 +87,11 @@ void check_large_indices() {
             expect(at.level == l && at.cell_anchor == within % count && at.column == within / count % columns &&
                        at.row == within / count / columns,
                    "a large flat index lies elsewhere");
-            const Box made = anchor_at(pyramid, begin + within);
-            expect(made.x1 == (static_cast<double>(at.column) + 0.5) * 2.3 - 1 &&
-                       made.y2 == (static_cast<double>(at.row) + 0.5) * 1.7 + 1,
-                   "a large flat index has another box");
+            for (const Anchor& made :
+                 {anchor_at<true>(pyramid, begin + within), anchor_at<false>(pyramid, begin + within)})
+              expect(made.components[0] == (static_cast<double>(at.column) + 0.5) * 2.3 - 1 &&
+                         made.components[3] == (static_cast<double>(at.row) + 0.5) * 1.7 + 1,
+                     "a large flat index has another box");
           }
         }
         begin += size;
@@ -92,35 +100,77 @@ void check_large_indices() {
     }
 }
 
+// Anchors at indices: those among all anchors, by the kernel and by the CPU.
+void check_gather(const Pyramid& pyramid, Dtype dtype, const unsigned char* all, std::size_t anchor_bytes) {
+  const std::int64_t n = pyramid.num_anchors;
+  const std::vector<std::int64_t> indices{0, -1, n, n - 1, n / 2, -n, -n - 1, 3 * n + n / 3, INT64_MAX, INT64_MIN};
+  const auto count = static_cast<std::int64_t>(indices.size());
+  std::vector<unsigned char> by_kernel(indices.size() * anchor_bytes, kPoison), by_cpu = by_kernel;
+  gather_cuda(pyramid, {indices.data(), 8}, count, dtype, by_kernel.data(), 0, nullptr);
+  gather_cpu(pyramid, {indices.data(), 8}, dtype, by_cpu.data(), 0, count);
+  expect(by_kernel == by_cpu, "the kernel and the CPU differ about anchors at indices");
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto wanted = static_cast<std::size_t>((indices[i] % n + n) % n);
+    expect(std::memcmp(by_cpu.data() + i * anchor_bytes, all + wanted * anchor_bytes, anchor_bytes) == 0,
+           "an anchor at an index is another one");
+  }
+  std::vector<std::int32_t> narrow(indices.begin(), indices.begin() + 7);
+  gather_cpu(pyramid, {narrow.data(), 4}, dtype, by_cpu.data(), 0, 7);
+  expect(std::equal(by_cpu.begin(), by_cpu.begin() + 7 * anchor_bytes, by_kernel.begin()),
+         "32-bit indices give other anchors");
+}
+
+void check_flags(const Pyramid& pyramid, const Question& question) {
+  const std::int64_t n = pyramid.num_anchors;
+  std::vector<unsigned char> by_kernel(2 * kGuard + static_cast<std::size_t>(n), kPoison), by_cpu = by_kernel;
+  flags_cuda(pyramid, question, reinterpret_cast<bool*>(by_kernel.data() + kGuard), 0, nullptr);
+  flags_cpu(pyramid, question, reinterpret_cast<bool*>(by_cpu.data() + kGuard), n / 3, n);
+  flags_cpu(pyramid, question, reinterpret_cast<bool*>(by_cpu.data() + kGuard), 0, n / 3);
+  expect(by_kernel == by_cpu, "the kernel and the CPU differ about flags, or one wrote outside");
+  for (std::size_t i = 0; i < by_cpu.size(); ++i)
+    expect(i >= kGuard && i < kGuard + static_cast<std::size_t>(n) ? by_cpu[i] <= 1 : by_cpu[i] == kPoison,
+           "a flag is missing, or written outside");
+}
+
 }  // namespace
 
-int main(int, char** arguments) {
+int main(int, char** words) {
   check_large_indices();
-  std::ofstream file(arguments[1], std::ios::binary);
+  std::ofstream file(words[1], std::ios::binary);
   int dtype_number, num_levels;
   std::size_t offset;
-  while (std::cin >> dtype_number >> offset >> num_levels) {
-    std::vector<LevelShape> shapes(num_levels);
-    std::vector<Stride> strides(num_levels);
-    std::vector<std::vector<Box>> cell_anchors(num_levels);
+  ConfigArguments arguments;
+  ImageShape image, clip;
+  while (std::cin >> dtype_number >> offset >> arguments.arithmetic >> arguments.layout >> image.height >>
+         image.width >> clip.height >> clip.width >> num_levels) {
+    Request request;
+    request.image_shape = image;
+    if (clip.height > 0) request.clip = clip;
+    arguments.cell_anchors.assign(num_levels, {});
+    for (auto* const pairs : {&arguments.strides, &arguments.offsets, &arguments.starts}) pairs->assign(num_levels, {});
     for (int l = 0; l < num_levels; ++l) {
+      LevelShape shape{};
+      std::cin >> shape.rows >> shape.columns;
+      request.level_shapes.push_back(shape);
+      for (auto* const pairs : {&arguments.strides, &arguments.offsets, &arguments.starts})
+        (*pairs)[l].y = read_number(), (*pairs)[l].x = read_number();
       std::size_t count;
-      std::cin >> shapes[l].rows >> shapes[l].columns;
-      strides[l].y = read_number(), strides[l].x = read_number();
       std::cin >> count;
-      cell_anchors[l].resize(count);
-      for (Box& box : cell_anchors[l])
-        for (double* number : {&box.x1, &box.y1, &box.x2, &box.y2}) *number = read_number();
+      arguments.cell_anchors[l].resize(count);
+      for (double& number : arguments.cell_anchors[l]) number = read_number();
     }
-    const Pyramid pyramid = Config(strides, cell_anchors).over_grids(shapes);
+    if (arguments.strides[0].y == 0) arguments.strides.clear();
+    const Config config(arguments);
+    const Pyramid pyramid = config.over(request);
+    const auto components = static_cast<std::size_t>(config.num_components());
     const auto dtype = static_cast<Dtype>(dtype_number);
     const auto item = std::size_t{dtype == Dtype::float64 ? 8u : dtype == Dtype::float32 ? 4u : 2u};
-    const std::size_t bytes = static_cast<std::size_t>(pyramid.num_anchors) * 4 * item;
+    const std::size_t bytes = static_cast<std::size_t>(pyramid.num_anchors) * components * item;
     const std::size_t first = kGuard + offset * item;
 
     std::vector<unsigned char> by_kernel(first + bytes + kGuard, kPoison), by_cpu = by_kernel;
     if (pyramid.num_anchors <= 300) {
-      watched = {&by_kernel, first, 4 * item, pyramid.num_anchors};
+      watched = {&by_kernel, first, components * item, pyramid.num_anchors};
       after_each_thread = check_thread;
       generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
       after_each_thread = nullptr;
@@ -130,8 +180,8 @@ int main(int, char** arguments) {
     for (int i = 0; i < 3; ++i) {  // each share alone on poison, and back to front
       std::vector<unsigned char> share(by_cpu.size(), kPoison);
       generate_cpu(pyramid, dtype, share.data() + first, cuts[2 - i], cuts[3 - i]);
-      const std::size_t begin = first + static_cast<std::size_t>(cuts[2 - i]) * 4 * item;
-      const std::size_t end = first + static_cast<std::size_t>(cuts[3 - i]) * 4 * item;
+      const std::size_t begin = first + static_cast<std::size_t>(cuts[2 - i]) * components * item;
+      const std::size_t end = first + static_cast<std::size_t>(cuts[3 - i]) * components * item;
       for (std::size_t j = 0; j < share.size(); ++j)
         if (j < begin || j >= end) expect(share[j] == kPoison, "a share of the CPU's work is written outside of it");
       std::copy(share.begin() + begin, share.begin() + end, by_cpu.begin() + begin);
@@ -140,6 +190,9 @@ int main(int, char** arguments) {
     for (std::size_t i = 0; i < first; ++i) expect(by_kernel[i] == kPoison, "written before the beginning");
     for (std::size_t i = first + bytes; i < by_kernel.size(); ++i)
       expect(by_kernel[i] == kPoison, "written behind the end");
+    check_gather(pyramid, dtype, by_kernel.data() + first, components * item);
+    check_flags(pyramid, config.inside(pyramid, {300, 200}, 2.5, dtype));
+    check_flags(pyramid, config.valid(pyramid, {300, 200}));
     file.write(reinterpret_cast<const char*>(by_kernel.data() + first), static_cast<std::streamsize>(bytes));
   }
   return file.good() ? 0 : 1;

@@ -1,0 +1,333 @@
+"""`AnchorGrid`: any cell anchors over any grids, in every arithmetic and layout, equal to the formulas bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import reference
+import torch
+from conftest import ARITHMETICS, DTYPES, random_grid
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import anchor_ext
+from anchor_ext import AnchorGrid
+
+SHAPES = [(5, 7), (3, 4)]
+CELLS = [[[-1.5, -2.0, 3.25, 4.0], [-9.0, -7.0, 9.0, 7.0]], [[-30.0, -20.0, 31.0, 22.0]]]
+
+
+def make(arguments) -> tuple[AnchorGrid, dict]:
+    """The grid, and what a call of it takes."""
+    grid = AnchorGrid(
+        arguments["cell_anchors"],
+        arguments["strides"],
+        offset=0.5 if arguments["offsets"] is None else arguments["offsets"],
+        start=0.0 if arguments["starts"] is None else arguments["starts"],
+        arithmetic=arguments["arithmetic"],
+        layout=arguments["layout"],
+    )
+    return grid, {"image_shape": arguments["image_shape"], "clip": arguments["clip"]}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_grids(dtype, device, rng):
+    for _ in range(600):
+        arguments = random_grid(rng)
+        grid, call = make(arguments)
+        boxes = grid(arguments["level_shapes"], dtype=dtype, device=device, **call)
+        expected = reference.rounded(reference.grid(**arguments), dtype)
+        assert boxes.device.type == device.type
+        assert reference.same_bits(boxes, expected), arguments
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_arithmetic_over_long_rows(dtype, device, rng):
+    """Cell numbers and coordinates that the 16-bit types round, and the blocks of torch.arange and its rest."""
+    for arithmetic in ARITHMETICS:
+        for columns in (1, 15, 16, 17, 31, 407, 3000):
+            arguments = random_grid(rng)
+            arguments |= dict(
+                arithmetic=arithmetic, layout="xyxy", level_shapes=[(1, columns), (columns, 1)], clip=None
+            )
+            arguments |= dict(cell_anchors=CELLS, strides=[(7.3, 12.0), (0.3, 100.1)], offsets=[(0.3, 0.5)] * 2)
+            arguments |= dict(starts=None if "quotient" in arithmetic else [(3.6, -0.1), (2.2, 0.7)])
+            grid, call = make(arguments)
+            boxes = grid(arguments["level_shapes"], dtype=dtype, device=device, **call)
+            assert reference.same_bits(boxes, reference.rounded(reference.grid(**arguments), dtype)), arguments
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_split_of_the_cpu_threads(dtype, rng):
+    before = torch.get_num_threads()
+    try:
+        for _ in range(30):
+            arguments = random_grid(rng, most=40000)
+            grid, call = make(arguments)
+            expected = reference.rounded(reference.grid(**arguments), dtype)
+            index = torch.randint(-len(expected), len(expected), (5000,))
+            for threads in (1, 2, 3, 7):
+                torch.set_num_threads(threads)
+                boxes = grid(arguments["level_shapes"], dtype=dtype, device="cpu", **call)
+                assert reference.same_bits(boxes, expected), (threads, arguments)
+                some = grid.at(index, arguments["level_shapes"], dtype=dtype, **call)
+                assert reference.same_bits(some, expected[index]), (threads, arguments)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("integers", [torch.int64, torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_at(dtype, integers, device, rng):
+    for _ in range(60):
+        arguments = random_grid(rng)
+        grid, call = make(arguments)
+        expected = reference.rounded(reference.grid(**arguments), dtype)
+        n = len(expected)
+        least, most = max(-2 * n, torch.iinfo(integers).min), min(2 * n, torch.iinfo(integers).max)
+        index = torch.randint(least, most, (rng.randint(0, 200),)).to(integers)
+        boxes = grid.at(index.to(device), arguments["level_shapes"], dtype=dtype, **call)
+        assert boxes.device.type == device.type
+        assert reference.same_bits(boxes, expected[index.long() % n]), arguments
+
+
+def test_at_takes_any_shape_and_strides(device):
+    grid = AnchorGrid(CELLS, [8, 16])
+    expected = grid(SHAPES, device="cpu")
+    index = torch.arange(2 * 3 * 4, device=device).view(2, 3, 4)
+    assert torch.equal(grid.at(index, SHAPES).cpu(), expected[index.cpu()])
+    assert torch.equal(grid.at(index.transpose(0, 2), SHAPES).cpu(), expected[index.cpu().transpose(0, 2)])
+    assert grid.at(index[:0], SHAPES).shape == (0, 3, 4, 4)
+    assert torch.equal(grid.at(torch.tensor(-1, device=device), SHAPES).cpu(), expected[-1])
+    assert torch.equal(grid.at(torch.tensor(2**62, device=device), SHAPES).cpu(), expected[2**62 % len(expected)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inside(dtype, device, rng):
+    both = set()
+    for _ in range(300):
+        arguments = random_grid(rng) | {"clip": None}
+        arguments["image_shape"] = (rng.randint(1, 900), rng.randint(1, 900))
+        grid, call = make(arguments)
+        border = rng.choice([0, 0.0, 1, 16, 100.3, -3, -0.1])
+        boxes = reference.rounded(reference.grid(**arguments), dtype)
+        expected = reference.inside(boxes, arguments["layout"], arguments["image_shape"], border)
+        flags = grid.inside(arguments["level_shapes"], call["image_shape"], border, dtype=dtype, device=device)
+        assert flags.dtype == torch.bool and flags.device.type == device.type
+        assert torch.equal(flags.cpu(), expected), (border, arguments)
+        both.update(flags.cpu().tolist())
+    assert both == {True, False}
+
+
+def test_valid_flags(device, rng):
+    for _ in range(300):
+        arguments = random_grid(rng)
+        grid, call = make(arguments)
+        padded = (rng.randint(1, 3000), rng.randint(1, 3000))
+        expected = []
+        for i, (rows, columns) in enumerate(arguments["level_shapes"]):
+            height, width = arguments["image_shape"]
+            whole = not arguments["arithmetic"].startswith("quotient")
+            derived = (height // rows, width // columns) if whole else (height / rows, width / columns)
+            stride_y, stride_x = arguments["strides"][i] if arguments["strides"] else derived
+            valid = np.zeros((rows, columns, len(arguments["cell_anchors"][i])), bool)
+            valid_rows = math.ceil(padded[0] / stride_y) if stride_y else rows
+            valid_columns = math.ceil(padded[1] / stride_x) if stride_x else columns
+            valid[:valid_rows, :valid_columns] = True
+            expected.append(torch.from_numpy(valid.reshape(-1)))
+        flags = grid.valid_flags(arguments["level_shapes"], padded, image_shape=call["image_shape"], device=device)
+        assert torch.equal(flags.cpu(), torch.cat(expected)), (padded, arguments)
+
+
+def test_clipped_to_the_image(device):
+    grid = AnchorGrid(CELLS, [8, 16])
+    boxes = grid(SHAPES, clip=(21, 33), device=device).cpu()
+    plain = grid(SHAPES, device=device).cpu()
+    expected = torch.stack([plain[:, k].clamp(0, (33, 21)[k % 2]) for k in range(4)], dim=1)
+    assert torch.equal(boxes, expected) and not torch.equal(boxes, plain)
+
+
+def test_anchors_are_the_grid_of_retinanet(device):
+    anchors = anchor_ext.Anchors()
+    grid = AnchorGrid(anchors.cell_anchors, anchors.strides)
+    shape = (100, 170)
+    assert torch.equal(grid(anchors.level_shapes(shape), device=device), anchors.generate(shape, device=device)[0])
+
+
+def test_out(device):
+    grid = AnchorGrid(CELLS, [8, 16], arithmetic="float32")
+    expected = grid(SHAPES, device=device)
+    out = torch.full_like(expected, math.nan)
+    assert grid(SHAPES, out=out) is out and torch.equal(out, expected)
+    with pytest.raises(ValueError, match="out has shape"):
+        grid(SHAPES, out=out[None])
+
+
+def test_split_and_sizes():
+    grid = AnchorGrid(CELLS, None, offset=0.0)
+    boxes = grid(SHAPES, image_shape=(40, 56), device="cpu")
+    assert grid.level_sizes(SHAPES) == [70, 12] and grid.num_cell_anchors == [2, 1]
+    first, second = grid.split(boxes, SHAPES)
+    assert first.data_ptr() == boxes.data_ptr() and first.shape == (70, 4) and second.shape == (12, 4)
+    scores = torch.zeros(2, 82)
+    assert [level.shape for level in grid.split(scores, SHAPES, dim=1)] == [(2, 70), (2, 12)]
+    with pytest.raises(ValueError, match="values has shape"):
+        grid.split(scores, SHAPES)
+
+
+def test_pickle_copy_and_repr(rng):
+    for _ in range(20):
+        arguments = random_grid(rng)
+        grid, call = make(arguments)
+        expected = grid(arguments["level_shapes"], device="cpu", **call)
+        for other in (pickle.loads(pickle.dumps(grid)), copy.deepcopy(grid)):
+            assert torch.equal(other(arguments["level_shapes"], device="cpu", **call), expected)
+        assert arguments["layout"] in repr(grid)
+
+
+def operator_calls(grid, call, shapes, dtype, device):
+    index, image_shape = torch.tensor([0, -1, 5], device=device), call["image_shape"]
+    return {
+        "generate": lambda: grid(shapes, dtype=dtype, device=device, **call),
+        "gather": lambda: grid.at(index, shapes, dtype=dtype, **call),
+        "inside": lambda: grid.inside(shapes, image_shape, 2.5, dtype=dtype, device=device),
+        "valid_flags": lambda: grid.valid_flags(shapes, (50, 60), image_shape=image_shape, device=device),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operators_equal_the_eager_calls(dtype, device, rng):
+    """Under a mode that watches torch's operators, ours are among them, with the whole configuration."""
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(str(function))
+            return function(*arguments, **(keywords or {}))
+
+    for _ in range(25):
+        arguments = random_grid(rng, most=300)
+        grid, call = make(arguments)
+        calls = operator_calls(grid, call, arguments["level_shapes"], dtype, device)
+        for name, function in calls.items():
+            seen = []
+            with Watch():
+                watched = function()
+            assert f"anchor_ext.{name}.default" in seen
+            assert torch.equal(watched, function())
+            with FakeTensorMode():
+                if name != "gather":
+                    fake = function()
+                    assert fake.shape == watched.shape and fake.dtype == watched.dtype
+
+
+def test_opcheck(device, rng):
+    for _ in range(3):
+        arguments = random_grid(rng, most=60)
+        grid, _ = make(arguments)
+        config = grid._config
+        levels = [side for shape in arguments["level_shapes"] for side in shape]
+        image = list(arguments["image_shape"])
+        common = (levels, config.strides, config.cell_anchors, config.num_cell_anchors)
+        generated = {**config.keywords, "dtype": torch.float32, "image_shape": image}
+        operators = torch.ops.anchor_ext
+        torch.library.opcheck(operators.generate.default, common, {**generated, "device": device})
+        index = torch.tensor([0, -1, 3], device=device)
+        torch.library.opcheck(operators.gather.default, (index, *common), generated)
+        flags = {**config.keywords, "dtype": torch.float32, "device": device}
+        torch.library.opcheck(operators.inside.default, (*common, image), flags)
+        arguments = (levels, config.strides, config.num_cell_anchors, [40, 50])
+        torch.library.opcheck(operators.valid_flags.default, arguments, {"device": device, "image_shape": image})
+
+
+def test_compiles_in_one_graph():
+    grid = AnchorGrid(CELLS, None, offset=0.0, arithmetic="float64/float32/float32")
+
+    def call(image, index):
+        shapes = [(-(-image.shape[-2] // stride), -(-image.shape[-1] // stride)) for stride in (8, 16)]
+        boxes = grid(shapes, image_shape=image.shape[-2:], device="cpu")
+        flags = grid.valid_flags(shapes, image.shape[-2:], image_shape=image.shape[-2:], device="cpu")
+        some = grid.at(index, shapes, image_shape=image.shape[-2:])
+        return boxes * 2, flags, some, grid.inside(shapes, image.shape[-2:], device="cpu"), grid.split(boxes, shapes)
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="eager")
+    for shape in ((40, 56), (61, 100), (128, 333)):
+        image, index = torch.zeros(1, 3, *shape), torch.tensor([0, 7, -1])
+        for ours, expected in zip(compiled(image, index), call(image, index), strict=True):
+            assert all(map(torch.equal, ours, expected)) if isinstance(ours, tuple) else torch.equal(ours, expected)
+
+
+BAD_GRIDS = [
+    (dict(layout="xywh"), ValueError, "layout is 'xywh'; expected one of xyxy"),
+    (dict(arithmetic="int8"), ValueError, "arithmetic is 'int8'; expected float64"),
+    (dict(arithmetic="float32/float32"), ValueError, "arithmetic is"),
+    (dict(arithmetic="float32/arange/float32"), ValueError, "arithmetic is"),
+    (dict(arithmetic=32), TypeError, "arithmetic is 32"),
+    (dict(cell_anchors=[[[1, 2, 3]]], strides=[8]), ValueError, r"cell_anchors\[0\]\[0\] is \[1, 2, 3\]; expected 4"),
+    (dict(cell_anchors=[[]], strides=[8]), ValueError, r"cell_anchors\[0\] is empty"),
+    (dict(cell_anchors=[[[1, 2, 3, math.nan]]], strides=[8]), ValueError, r"cell_anchors\[0\]\[0\]\[3\] is nan"),
+    (dict(cell_anchors=[[[1, 2, 3, 4]]] * 17, strides=[8] * 17), ValueError, "17 levels; expected 1 to 16"),
+    (dict(cell_anchors=[[[1, 2, 3, 4]] * 513], strides=[8]), ValueError, "513 cell anchors; expected at most 512"),
+    (
+        dict(cell_anchors=[[[1, 2, 3, 4]] * 257] * 2),
+        ValueError,
+        "514 cell anchors over all levels; expected at most 512",
+    ),
+    (dict(strides=[8]), ValueError, r"strides is \[8\], of length 1"),
+    (dict(strides=[8, 0]), ValueError, r"strides\[1\] is 0"),
+    (dict(offset=math.inf), ValueError, "offset is inf"),
+    (dict(offset=[1, 2, 3]), ValueError, r"offset is \[1, 2, 3\], of length 3"),
+    (dict(start="3"), TypeError, "start is '3'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_GRIDS)
+def test_bad_configuration(arguments, error, message):
+    with pytest.raises(error, match=message):
+        AnchorGrid(**{"cell_anchors": CELLS, "strides": [8, 16], **arguments})
+
+
+BAD_CALLS = [
+    (lambda g: g([(5, 7)], device="cpu"), ValueError, "level_shapes has 1 levels; expected 2"),
+    (lambda g: g([(5, 0), (3, 4)], device="cpu"), ValueError, r"level_shapes\[0\] is \(5, 0\)"),
+    (lambda g: g([(5, 7), (3, 4.5)], device="cpu"), TypeError, r"level_shapes\[1\]\[1\] is 4.5"),
+    (lambda g: g(None, device="cpu"), TypeError, "image_shape|level_shapes"),
+    (lambda g: g(SHAPES, clip=(0, 5), device="cpu"), ValueError, r"clip is \(0, 5\)"),
+    (lambda g: g(SHAPES, clip="ab", device="cpu"), TypeError, "clip is 'ab'"),
+    (lambda g: g(SHAPES, dtype=torch.int32, device="cpu"), ValueError, "dtype is torch.int32"),
+    (lambda g: g.inside(SHAPES, (5, -1), device="cpu"), ValueError, r"image_shape is \(5, -1\)"),
+    (lambda g: g.inside(SHAPES, (5, 5), math.nan, device="cpu"), ValueError, "border is nan"),
+    (lambda g: g.inside(SHAPES, (5, 5), None, device="cpu"), TypeError, "border is None"),
+    (lambda g: g.valid_flags(SHAPES, (5,), device="cpu"), ValueError, r"padded_shape is \(5,\)"),
+    (lambda g: g.at(torch.tensor([0.5]), SHAPES), TypeError, "index is a Tensor"),
+    (lambda g: g.at([0], SHAPES), TypeError, r"index is \[0\]"),
+    (lambda g: g.at(torch.tensor([0]), [(5, 7)]), ValueError, "level_shapes has 1 levels"),
+    (lambda g: g([(2**31 - 1, 2**31 - 1)] * 2, device="cpu"), ValueError, r"at most 2\*\*58 - 1 anchors"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS)
+def test_bad_call(call, error, message):
+    with pytest.raises(error, match=message):
+        call(AnchorGrid(CELLS, [8, 16]))
+
+
+def test_what_a_call_needs():
+    with pytest.raises(ValueError, match=r"image_shape is None; expected .* strides=None"):
+        AnchorGrid(CELLS, None)(SHAPES, device="cpu")
+    with pytest.raises(ValueError, match=r"image_shape is None; expected .* quotient"):
+        AnchorGrid(CELLS, [8, 16], arithmetic="quotient")(SHAPES, device="cpu")
+    turned = AnchorGrid([[[0, 0, 4, 5, 90]]], [8], layout="cxcywha")
+    with pytest.raises(ValueError, match=r"clip is \(4, 4\); expected None for layout cxcywha"):
+        turned([(2, 2)], clip=(4, 4), device="cpu")
+
+
+def test_meta_and_devices_without_a_kernel(monkeypatch):
+    grid = AnchorGrid(CELLS, [8, 16])
+    meta = grid(SHAPES, device="meta")
+    assert meta.is_meta and meta.shape == (82, 4)
+    assert grid.at(torch.zeros(3, dtype=torch.int64, device="meta"), SHAPES).shape == (3, 4)
+    assert grid.inside(SHAPES, (4, 4), device="meta").is_meta
+    assert grid.valid_flags(SHAPES, (4, 4), device="meta").shape == (82,)
