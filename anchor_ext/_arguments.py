@@ -200,7 +200,10 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
             items = _items(f"{name}[{j}]", row, f"{components} numbers")
             if len(items) != components:
                 raise ValueError(f"{name}[{j}] is {show(row)}; expected {components} numbers")
-            numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
+            if all(type(item) is float and math.isfinite(item) for item in items):  # as nearly all are
+                numbers += items
+            else:
+                numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
         levels.append(numbers)
     return levels
 

@@ -191,7 +191,8 @@ def _require_cuda() -> None:
     raise RuntimeError(f"device is cuda, but {missing}")
 
 
-def _to_device(device: object) -> torch.device:
+def to_device(device: object) -> torch.device:
+    """A device from what users pass for one; None is CUDA where there is one, else the CPU."""
     if device is None:
         return torch.device("cuda") if _BUILT_WITH_CUDA and torch.cuda.is_available() else _CPU
     if isinstance(device, torch.device):
@@ -208,7 +209,7 @@ def _to_device(device: object) -> torch.device:
 @functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
 def _resolve(device: Any) -> tuple[torch.device, Any]:
     """The device and, where there is a kernel of ours for it, its native name."""
-    device = _to_device(device)
+    device = to_device(device)
     if device.type == "cuda" and not _has_cuda():
         _require_cuda()
     return device, _DEVICES.get(device.type)
@@ -273,7 +274,7 @@ def generate(
     if out is not None:
         return _generate_out(config, level_shapes, image_shape, clip, batched, dtype, device, out)
     if _is_watched():
-        return _dispatch(config, level_shapes, image_shape, clip, batched, dtype, _to_device(device))
+        return _dispatch(config, level_shapes, image_shape, clip, batched, dtype, to_device(device))
     if _jit_trace() is not None:
         shapes = (_concrete(level_shapes), _concrete(image_shape), _concrete(clip))
         with _unseen_by_jit_trace():
@@ -332,7 +333,7 @@ def inside(
             lambda place: torch.ops.anchor_ext.inside.default(
                 *levels, sides, border, dtype=dtype, device=place, **keywords
             ),
-            _to_device(device),
+            to_device(device),
         )
     device, native_device = _resolve_checked(device)
     if native_device is not None:
@@ -355,7 +356,7 @@ def valid_flags(
                 arithmetic=config.keywords["arithmetic"],
                 image_shape=keywords["image_shape"],
             ),
-            _to_device(device),
+            to_device(device),
         )  # fmt: skip
     device, native_device = _resolve_checked(device)
     if native_device is not None:
@@ -460,7 +461,7 @@ def _generate_out(
         raise TypeError(f"out is {show(out)}; expected a tensor or None")
     place = out.device
     if device is not None:
-        wanted = _to_device(device)
+        wanted = to_device(device)
         if place.type != wanted.type or (wanted.index is not None and place.index not in (None, wanted.index)):
             raise ValueError(f"out is on device {place}; expected {wanted}")
     if out.dtype != dtype:

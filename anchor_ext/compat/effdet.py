@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import expect, show
+from ._common import check_numbers, expect, show
 
 __all__ = ["Anchors"]
 
@@ -45,9 +45,15 @@ class Anchors(nn.Module):
         super().__init__()
         levels = range(min_level, max_level + 1)
         expect(
-            isinstance(image_size, Sequence) and len(image_size) == 2,
-            f"image_size is {show(image_size)}; expected two integers (height, width)",
+            isinstance(image_size, Sequence) and len(image_size) == 2 and all(side > 0 for side in image_size),
+            f"image_size is {show(image_size)}; expected two positive integers (height, width)",
         )
+        expect(num_scales > 0, f"num_scales is {show(num_scales)}; expected a positive integer")
+        expect(len(aspect_ratios) > 0, "aspect_ratios is empty; expected pairs or numbers")
+        for i, ratio in enumerate(aspect_ratios):
+            check_numbers(f"aspect_ratios[{i}]", ratio)
+            pair = not isinstance(ratio, Sequence) or len(ratio) == 2
+            expect(pair, f"aspect_ratios[{i}] is {show(ratio)}; expected a pair or a number")
         expect(len(levels) > 0, f"max_level is {show(max_level)}; expected at least min_level, {show(min_level)}")
         scales = list(anchor_scale) if isinstance(anchor_scale, Sequence) else [anchor_scale] * len(levels)
         expect(

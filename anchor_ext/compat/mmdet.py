@@ -29,6 +29,7 @@ def register() -> None:
     Raises:
         ImportError: mmdet is not installed.
     """
+    import mmdet.models.task_modules.prior_generators  # noqa: F401  (registers its own, and refuses names that are taken)
     from mmdet.registry import TASK_UTILS
 
     for name in __all__:
@@ -38,6 +39,11 @@ def register() -> None:
 
 def _pair(value: Any) -> tuple[Any, Any]:
     return (value[0], value[1]) if isinstance(value, Sequence) else (value, value)
+
+
+def _filled(sides: Sequence[int]) -> tuple[int, ...]:
+    """At least a cell: the core refuses grids without any, which mmdet accepts."""
+    return tuple(max(side, 1) for side in sides)
 
 
 class _Generator:
@@ -81,16 +87,24 @@ class _Generator:
         """
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
         name_of(dtype)
-        priors = self._grids[dtype](featmap_sizes, dtype=dtype, device=device)
-        return self._wrapped(self.grid.split(priors, featmap_sizes))
+        return self._wrapped(self._split(self._grids[dtype], featmap_sizes, dtype, device))
+
+    def _split(
+        self, grid: AnchorGrid, featmap_sizes: Sequence[Sequence[int]], dtype: torch.dtype, device: Any
+    ) -> list[Tensor]:
+        """The grid's anchors, level by level, of which some may be empty."""
+        if all(map(all, featmap_sizes)):
+            return list(grid.split(grid(featmap_sizes, dtype=dtype, device=device), featmap_sizes))
+        filled = [_filled(size) for size in featmap_sizes]
+        levels = grid.split(grid(filled, dtype=dtype, device=device), filled)
+        return [of_level if all(size) else of_level[:0] for of_level, size in zip(levels, featmap_sizes, strict=True)]
 
     def single_level_grid_priors(
         self, featmap_size: Sequence[int], level_idx: int, dtype: torch.dtype = torch.float32, device: Any = None
     ) -> Any:
         """The priors of one level."""
         name_of(dtype)
-        level = self._single(dtype)[level_idx]
-        return self._wrapped([level([featmap_size], dtype=dtype, device=device)])[0]
+        return self._wrapped(self._split(self._single(dtype)[level_idx], [featmap_size], dtype, device))[0]
 
     def sparse_priors(
         self,
@@ -118,6 +132,8 @@ class _Generator:
         if level_idx is None:
             check_levels("featmap_size", featmap_size, self.num_levels)
             return to_device(self._grids[dtype].at(prior_idxs, featmap_size, dtype=dtype), device)
+        if prior_idxs.numel() == 0:
+            featmap_size = _filled(featmap_size)
         priors = self._sparse[dtype][level_idx].at(prior_idxs, [featmap_size], dtype=self._sparse_dtype(dtype))
         return to_device(priors, device)
 
@@ -131,8 +147,14 @@ class _Generator:
             pad_shape: `(H, W, ...)` of the padded image.
         """
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        flags = self.grid.valid_flags(featmap_sizes, tuple(pad_shape[:2]), device=device)
-        return list(self.grid.split(flags, featmap_sizes))
+        padded = tuple(pad_shape[:2])
+        if all(padded) and all(map(all, featmap_sizes)):
+            return list(self.grid.split(self.grid.valid_flags(featmap_sizes, padded, device=device), featmap_sizes))
+        filled = [_filled(size) for size in featmap_sizes]
+        levels = self.grid.split(self.grid.valid_flags(filled, _filled(padded), device=device), filled)
+        return [
+            (flags if all(size) else flags[:0]) & all(padded) for flags, size in zip(levels, featmap_sizes, strict=True)
+        ]
 
     def _flags(self, featmap_size: Sequence[int], valid_size: Sequence[int], count: int, device: Any) -> Tensor:
         for side, valid in zip(featmap_size, valid_size, strict=True):
@@ -141,8 +163,8 @@ class _Generator:
                 f"valid_size is {show(valid_size)}; expected at most featmap_size, {show(featmap_size)}",
             )
         points = AnchorGrid([[(0.0, 0.0)] * count], [1.0], layout="point")
-        flags = points.valid_flags([featmap_size], tuple(max(valid, 1) for valid in valid_size), device=device)
-        return flags if all(valid_size) else torch.zeros_like(flags)
+        flags = points.valid_flags([_filled(featmap_size)], _filled(valid_size), device=device)
+        return (flags if all(featmap_size) else flags[:0]) & all(valid_size)
 
     def _single(self, dtype: torch.dtype) -> list[AnchorGrid]:
         raise NotImplementedError
@@ -285,7 +307,7 @@ class AnchorGenerator(_Generator):
     def grid_anchors(self, featmap_sizes: Sequence[Sequence[int]], device: Any = None) -> list[Tensor]:
         """Per level its float32 anchors, always plain tensors: `grid_priors` of old."""
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        return list(self.grid.split(self.grid(featmap_sizes, device=device), featmap_sizes))
+        return self._split(self.grid, featmap_sizes, torch.float32, device)
 
     def single_level_valid_flags(
         self, featmap_size: Sequence[int], valid_size: Sequence[int], num_base_anchors: int, device: Any = None
@@ -469,7 +491,7 @@ class MlvlPointGenerator(_Generator):
             return super().grid_priors(featmap_sizes, dtype, device)
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
         name_of(dtype)
-        return list(self.grid.split(self._with_stride[dtype](featmap_sizes, dtype=dtype, device=device), featmap_sizes))
+        return self._split(self._with_stride[dtype], featmap_sizes, dtype, device)
 
     def single_level_grid_priors(
         self,
@@ -482,7 +504,7 @@ class MlvlPointGenerator(_Generator):
         """The points of one level."""
         name_of(dtype)
         grids = self._single_with_stride if with_stride else self._sparse
-        return grids[dtype][level_idx]([featmap_size], dtype=dtype, device=device)
+        return self._split(grids[dtype][level_idx], [featmap_size], dtype, device)[0]
 
     def single_level_valid_flags(
         self, featmap_size: Sequence[int], valid_size: Sequence[int], device: Any = None

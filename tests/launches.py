@@ -1,0 +1,39 @@
+"""What a call runs, as torch's profiler sees it: one native launch shows as an allocation and views, nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+# Operators that make a tensor out of another one's memory, without touching it.
+VIEWS = {
+    f"aten::{name}"
+    for name in (
+        *("alias", "as_strided", "chunk", "detach", "expand", "flatten", "narrow", "permute", "reshape", "select"),
+        *("slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze"),
+        *("view", "view_as", "_reshape_alias", "_unsafe_view"),
+    )
+}
+# What a Python number out of a tensor takes.
+READS = {f"aten::{name}" for name in ("_local_scalar_dense", "is_nonzero", "item", "resolve_conj", "resolve_neg")}
+
+
+def operators(function: Callable[[], object]) -> Counter[str]:
+    """Names of torch's and anchor_ext's operators, with how often they ran, in a call that is not the first one."""
+    function()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return Counter(event.name for event in profile.events() if "::" in event.name)
+
+
+def is_one_launch(seen: Counter[str], *, outputs: int = 1, reads: bool = False) -> bool:
+    """No operator but views, an allocation for each output, and reading arguments that are tensors, where they are.
+
+    anchor_ext's own operator may be seen once.
+    """
+    allowed = VIEWS | (READS if reads else set()) | {"aten::empty"}
+    own = sum(count for name, count in seen.items() if name.startswith("anchor_ext::"))
+    others = {name for name in seen if not name.startswith("anchor_ext::")} - allowed
+    return not others and 1 <= seen["aten::empty"] <= outputs and own <= 1

@@ -1,0 +1,181 @@
+"""anchor_ext.compat.ultralytics: what ultralytics' formula gives with torch's operators on the CPU, to the last bit."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import subprocess
+import sys
+
+import launches
+import peers
+import pytest
+import reference
+import torch
+from conftest import DTYPES
+
+from anchor_ext.compat.ultralytics import make_anchors
+
+GRIDS = [(80, 104), (40, 52), (20, 26)]
+STRIDES = [8, 16, 32]
+
+
+def formula(grids, strides, offset, dtype):
+    """In grid units: every sum is rounded to the dtype, and so is the cell's number before it."""
+    points, columns = [], []
+    for (rows, cells), stride in zip(grids, strides, strict=True):
+        x = torch.arange(cells, device="cpu").to(dtype) + offset
+        y = torch.arange(rows, device="cpu").to(dtype) + offset
+        points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2))
+        columns.append(x.new_full((rows * cells, 1), stride))
+    return torch.cat(points), torch.cat(columns)
+
+
+def same(result, expected) -> bool:
+    return (
+        isinstance(result, tuple)
+        and len(result) == 2
+        and all(reference.same_bits(a.contiguous(), b) for a, b in zip(result, expected, strict=True))
+    )
+
+
+def features(grids, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
+    """Of any size for nothing: all numbers share one address."""
+    return [torch.zeros((), dtype=dtype, device=device).expand(2, 3, *grid) for grid in grids]
+
+
+def random_case(rng, dtype, device) -> tuple[tuple, list[tuple[int, int]]]:
+    """Arguments, and the grids in them. Rows of cells whose numbers the 16-bit types round, too."""
+    levels = rng.choice([1, 2, 3, 3, 4, 6])
+    grids = []
+    for _ in range(levels):
+        longer = rng.randint(1, rng.choice([10, 100, 100, 300, 3000]))
+        grid = [longer, rng.randint(1, min(100, max(1, 2000 // longer)))]
+        rng.shuffle(grid)
+        grids.append(tuple(grid))
+    if rng.random() < 0.5:
+        feats = features(grids, dtype, device)
+        for i in range(1, levels):  # only the first one's dtype counts
+            feats[i] = feats[i].to(rng.choice(DTYPES))
+    else:
+        # A size of many cells is no number of the 16-bit types, and a fraction of a cell is cut off.
+        feats = torch.tensor(grids, dtype=dtype, device=device) + rng.choice([0, 0.25])
+        grids = [(int(rows), int(cells)) for rows, cells in feats.tolist()]
+    # Just beside the middle of two numbers of float16 or bfloat16, and on the middle once it is a float32.
+    ties = [1 + 2.0**-11 + 2.0**-30, 1 + 2.0**-8 - 2.0**-30, 1 + 3 * 2.0**-11 - 2.0**-30, 0.5 + 2.0**-12 + 2.0**-40]
+    strides = [rng.choice([2 ** rng.randint(2, 7), 12, 7.3, rng.uniform(0.1, 300), *ties]) for _ in grids]
+    if rng.random() < 0.5:
+        strides = torch.tensor(strides, dtype=rng.choice([dtype, torch.float32, torch.float64]), device=device)
+    offset = rng.choice([0.5, 0.5, 0, 0.0, 1, 0.3, -0.25, 1 / 3, rng.random(), *ties])
+    return (feats, strides, offset), grids
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_cases(dtype, device, rng):
+    for _ in range(1000):
+        (feats, strides, offset), grids = random_case(rng, dtype, device)
+        result = make_anchors(feats, strides, offset)
+        assert same(result, formula(grids, strides, offset, dtype)), (grids, strides, offset)
+        assert {tensor.device.type for tensor in result} == {device.type}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_original(dtype, rng):
+    theirs = peers.ultralytics_tal().make_anchors
+    for _ in range(400):
+        arguments, grids = random_case(rng, dtype, "cpu")
+        expected = theirs(*arguments)
+        assert same(make_anchors(*arguments), expected), (grids, *arguments[1:])
+        assert same(formula(grids, *arguments[1:], dtype), expected), (grids, *arguments[1:])
+
+
+def test_the_originals_signature():
+    theirs = inspect.signature(peers.ultralytics_tal().make_anchors).parameters.values()
+    ours = inspect.signature(make_anchors).parameters.values()
+    assert [(p.name, p.default, p.kind) for p in ours] == [(p.name, p.default, p.kind) for p in theirs]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("strides", [STRIDES, tuple(STRIDES), torch.tensor(STRIDES), torch.tensor(STRIDES) / 3])
+def test_kinds_of_strides(strides, dtype):
+    expected = formula(GRIDS, strides, 0.5, dtype)
+    for feats in (features(GRIDS, dtype), torch.tensor(GRIDS, dtype=dtype)):
+        assert same(make_anchors(feats, strides), expected)
+        assert same(make_anchors(feats=feats, strides=strides, grid_cell_offset=0.5), expected)
+
+
+def test_rows_beyond_what_the_type_can_count():
+    """Above 256 bfloat16 knows every second number only, above 2048 float16."""
+    for dtype, cells in ((torch.bfloat16, 1500), (torch.float16, 5000), (torch.float16, 70000)):
+        for grid in ((1, cells), (cells, 2)):
+            for offset in (0.5, 0.3, 1, 1.5):
+                expected = formula([grid], [8], offset, dtype)
+                assert same(make_anchors(features([grid], dtype), [8], offset), expected), (grid, dtype, offset)
+
+
+def test_surroundings_have_no_influence():
+    feats = [feature.clone().requires_grad_() for feature in features(GRIDS, torch.float16)]
+    expected = formula(GRIDS, STRIDES, 0.3, torch.float16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = make_anchors(feats, STRIDES, 0.3)
+        assert same(result, expected) and not any(tensor.requires_grad for tensor in result)
+    with torch.inference_mode():
+        assert same(make_anchors(feats, STRIDES, 0.3), expected)
+
+
+def test_results_are_the_callers_own():
+    expected = formula(GRIDS, STRIDES, 0.5, torch.float32)
+    points, strides = make_anchors(features(GRIDS), STRIDES)
+    points.fill_(-1)
+    assert reference.same_bits(strides, expected[1])
+    assert same(make_anchors(features(GRIDS), STRIDES), expected)
+
+
+def test_results_are_contiguous():
+    """As ultralytics' are, so that `view` works on them."""
+    assert all(tensor.is_contiguous() for tensor in make_anchors(features(GRIDS), STRIDES))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_launch(dtype):
+    feats, sizes = features(GRIDS, dtype), torch.tensor(GRIDS, dtype=dtype)
+    strides = torch.tensor(STRIDES, dtype=torch.float32)
+    for seen, reads in (
+        (launches.operators(lambda: make_anchors(feats, STRIDES)), False),
+        (launches.operators(lambda: make_anchors(feats, strides)), True),
+        (launches.operators(lambda: make_anchors(sizes, strides)), True),
+    ):
+        assert launches.is_one_launch(seen, outputs=2, reads=reads), seen
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("feats", (None, STRIDES)),
+        ("feats", ([], STRIDES)),
+        ("strides", (features(GRIDS), [8, 16])),
+        ("strides", (features(GRIDS), torch.tensor([8.0, 16.0]))),
+        ("strides", (torch.tensor(GRIDS, dtype=torch.float32), [])),
+        ("strides", (features(GRIDS), [8, math.nan, 32])),
+        ("grid_cell_offset", (features(GRIDS), STRIDES, math.nan)),
+        ("grid_cell_offset", (features(GRIDS), STRIDES, math.inf)),
+    ],
+)
+def test_errors(name, arguments):
+    with pytest.raises(ValueError, match=rf"(?s)\b{name}\b.*expected") as info:
+        make_anchors(*arguments)
+    assert isinstance(info.value, AssertionError)
+
+
+def test_nothing_is_imported(tmp_path):
+    """A package of that name lies in the way and says so when it is touched, even where the error is swallowed."""
+    (tmp_path / "ultralytics").mkdir()
+    (tmp_path / "ultralytics" / "__init__.py").write_text("print('imported')\nraise ImportError\n")
+    script = """if True:
+        import sys, torch
+        from anchor_ext.compat.ultralytics import make_anchors
+        print([tuple(tensor.shape) for tensor in make_anchors([torch.zeros(1, 1, 2, 3)], [8])])
+        print([name for name in sys.modules if name.split(".")[0] in ("ultralytics", "cv2", "torchvision")])
+    """
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["[(6, 2), (6, 1)]", "[]"], run.stdout
