@@ -12,6 +12,8 @@ from . import _arguments, ops
 
 __all__ = ["AnchorGrid"]
 
+_INDICES = frozenset((torch.int64, torch.int32))
+_INTEGERS = _INDICES | {torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32}
 _COMPONENTS = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
 
 
@@ -127,14 +129,9 @@ class AnchorGrid:
         Raises:
             TypeError, ValueError: as for a call; `index` is no tensor of integers.
         """
-        if (
-            not isinstance(index, Tensor)
-            or index.is_floating_point()
-            or index.is_complex()
-            or index.dtype == torch.bool
-        ):
+        if not isinstance(index, Tensor) or index.dtype not in _INTEGERS:
             raise TypeError(f"index is {_arguments.show(index)}; expected a tensor of integers")
-        if index.dtype not in (torch.int64, torch.int32):
+        if index.dtype not in _INDICES:
             index = index.to(torch.int64)
         return ops.gather(self._config, index, level_shapes, image_shape, clip, dtype)
 
@@ -196,7 +193,8 @@ class AnchorGrid:
         Raises:
             TypeError, ValueError: `values` is no tensor with N entries there.
         """
-        sizes = self.level_sizes(level_shapes)
+        counts = self._config.num_cell_anchors
+        sizes = [rows * columns * count for (rows, columns), count in zip(level_shapes, counts, strict=True)]
         if not isinstance(values, Tensor):
             raise TypeError(f"values is {_arguments.show(values)}; expected a tensor")
         if not -values.ndim <= dim < values.ndim or values.shape[dim] != sum(sizes):

@@ -301,7 +301,8 @@ def gather(
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
     device, native_device = _resolve_checked(index.device)
-    index = index.contiguous()
+    if not index.is_contiguous():
+        index = index.contiguous()
     if _is_watched() or _jit_trace() is not None or type(index) is not torch.Tensor:
         ours = native_device is not None or index.is_meta
         levels, keywords = _operands(config, level_shapes, image_shape)

@@ -139,8 +139,16 @@ struct Paired {
     interleave(out, xs, ys, anchors * of_x, period * of_y, swapped);
   }
   void one(std::int64_t flat, Number* out) const {
-    const Anchor anchor = pyramid.plain ? anchor_at<true>(pyramid, flat) : anchor_at<false>(pyramid, flat);
-    write_anchor<T>(anchor, of_out, out);
+    if (!once) return write_anchor<T>(anchor_at<false>(pyramid, flat), of_out, out);
+    const Position at = locate(pyramid, flat);
+    const Level& level = pyramid.levels[at.level];
+    const double* const cell_anchor = cell_anchor_at(pyramid, level, at.cell_anchor);
+    const double x = centre<false>(pyramid.arithmetic, level.x, at.column);
+    const double y = centre<false>(pyramid.arithmetic, level.y, at.row);
+    for (int k = 0; k < of_out; k += 2) {
+      out[k] = bits(round_to<T>(cell_anchor[k] + (swapped ? y : x)));
+      out[k + 1] = bits(round_to<T>(cell_anchor[k + 1] + (swapped ? x : y)));
+    }
   }
 };
 
@@ -277,10 +285,14 @@ void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, voi
                 std::int64_t end) {
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const int components = pyramid.layout.components;
-    for (std::int64_t i = begin; i < end; ++i)
-      write_anchor<T>(anchor_at<false>(pyramid, wrapped(pyramid, index_at(indices, i))), components,
-                      static_cast<Moved<T>*>(out) + components * i);
+    const auto write = [&](const auto& content) {
+      for (std::int64_t i = begin; i < end; ++i)
+        content.one(wrapped(pyramid, index_at(indices, i)), static_cast<Moved<T>*>(out) + content.of_out * i);
+    };
+    if (pyramid.layout.components % 2 == 0)
+      write(Paired<T>{pyramid});
+    else
+      write(Turned<T>{pyramid});
   });
 }
 

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
 # What torch makes of each beside a float32 tensor.
 PROMOTED = {dtype: torch.promote_types(dtype, torch.float32) for dtype in DTYPES}
 
@@ -62,9 +63,9 @@ def check_numbers(name: str, value: Any, *, positive: bool = True) -> None:
 
 def name_of(dtype: torch.dtype, name: str = "dtype") -> str:
     """A dtype as an arithmetic's name."""
-    if dtype not in DTYPES:
-        raise CompatError(f"{name} is {dtype}; expected torch.float32, float64, float16 or bfloat16")
-    return str(dtype).removeprefix("torch.")
+    if dtype not in _NAMES:
+        raise CompatError(f"{name} is {show(dtype)}; expected torch.float32, float64, float16 or bfloat16")
+    return _NAMES[dtype]
 
 
 def is_whole(numbers: Sequence[Any]) -> bool:
