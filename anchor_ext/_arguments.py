@@ -184,6 +184,16 @@ def _pairs(
     return pairs
 
 
+def _are_floats(rows: Any, components: int) -> bool:
+    """Whether these are lists or tuples of so many finite floats, which need no reading."""
+    return (
+        type(rows) is list
+        and len(rows) > 0
+        and all(type(row) in (list, tuple) and len(row) == components for row in rows)
+        and all(type(item) is float and math.isfinite(item) for row in rows for item in row)
+    )
+
+
 def cell_anchors(value: object, components: int) -> list[list[float]]:
     """Per level, the components of its cell anchors one after another; from any sequence (A, components) per level."""
     expected = f"a sequence (A, {components}) of numbers per level"
@@ -196,14 +206,14 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
             raise ValueError(
                 f"{name} has {len(rows)} cell anchors; expected at most {MAX_CELL_ANCHORS} over all levels"
             )
+        if _are_floats(rows, components):  # as nearly all are
+            levels.append([item for row in rows for item in row])
+            continue
         for j, row in enumerate(_items(name, rows, expected)):
             items = _items(f"{name}[{j}]", row, f"{components} numbers")
             if len(items) != components:
                 raise ValueError(f"{name}[{j}] is {show(row)}; expected {components} numbers")
-            if all(type(item) is float and math.isfinite(item) for item in items):  # as nearly all are
-                numbers += items
-            else:
-                numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
+            numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
         levels.append(numbers)
     return levels
 

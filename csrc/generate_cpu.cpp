@@ -24,8 +24,7 @@ namespace {
 
 constexpr std::int64_t kTableBytes = 65536;  // holds a row of a 4K image: runs of stores stay long
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
-constexpr std::int64_t kPassLength = 64;     // numbers that the innermost loop should have to get going
-constexpr std::int64_t kMaxPass = std::max<std::int64_t>(2 * kPassLength, 2 * kMaxCellAnchors);
+constexpr std::int64_t kPassBytes = 256;     // that the innermost loop should have to get going
 static_assert(kTableBytes >= kMaxComponents * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)),
               "a cell must fit");
 
@@ -54,18 +53,38 @@ ANCHOR_EXT_INTERLEAVE(double)
 ANCHOR_EXT_INTERLEAVE(float)
 ANCHOR_EXT_INTERLEAVE(std::uint16_t)
 
-// out[i] = xs[i] && ys[i % period] for i < count.
-ANCHOR_EXT_CLONES void both(bool* __restrict out, const bool* __restrict xs, const bool* __restrict ys,
-                            std::int64_t count, std::int64_t period) {
+// out[i] = xs[i] & ys[i % period] for i < count; or |, where `either`.
+template <bool either, typename T>
+inline __attribute__((always_inline)) void combine_loop(T* __restrict out, const T* __restrict xs,
+                                                        const T* __restrict ys, std::int64_t count,
+                                                        std::int64_t period) {
   for (; count > 0; count -= period, out += period, xs += period) {
     const std::int64_t n = count < period ? count : period;
-    for (std::int64_t i = 0; i < n; ++i) out[i] = xs[i] & ys[i];
+    for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(either ? xs[i] | ys[i] : xs[i] & ys[i]);
   }
 }
+
+ANCHOR_EXT_CLONES void both(bool* __restrict out, const bool* __restrict xs, const bool* __restrict ys,
+                            std::int64_t count, std::int64_t period) {
+  combine_loop<false>(out, xs, ys, count, period);
+}
+#define ANCHOR_EXT_EITHER(T)                                                                                           \
+  ANCHOR_EXT_CLONES void either(T* __restrict out, const T* __restrict xs, const T* __restrict ys, std::int64_t count, \
+                                std::int64_t period) {                                                                 \
+    combine_loop<true>(out, xs, ys, count, period);                                                                    \
+  }
+ANCHOR_EXT_EITHER(std::uint64_t)
+ANCHOR_EXT_EITHER(std::uint32_t)
+ANCHOR_EXT_EITHER(std::uint16_t)
 
 // The passes move numbers, they do not compute with them: 16 bits are 16 bits.
 template <typename T>
 using Moved = std::conditional_t<sizeof(T) == 2, std::uint16_t, T>;
+
+// The same number as an integer of its size.
+template <typename T>
+using Bits =
+    std::conditional_t<sizeof(T) == 8, std::uint64_t, std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
 
 inline float bits(float value) { return value; }
 inline double bits(double value) { return value; }
@@ -81,7 +100,7 @@ constexpr Dtype kDtype = std::is_same_v<T, float>     ? Dtype::float32
 // Memory for the two tables: not on the stack, of which a thread may have been given little.
 class Tables {
  public:
-  Tables() : memory_(std::aligned_alloc(kLine, kTableBytes + kMaxPass * sizeof(double))) {
+  Tables() : memory_(std::aligned_alloc(kLine, 2 * kTableBytes)) {
     if (memory_ == nullptr) throw std::bad_alloc();
   }
   Tables(const Tables&) = delete;
@@ -152,30 +171,38 @@ struct Paired {
   }
 };
 
-// Boxes with an angle: whole boxes in the columns' table, whose second component is then the row's.
+// Boxes with an angle, as integers: whole ones in either table, with zeros for what the other has.
 template <typename T>
 struct Turned {
-  using Number = Moved<T>;
+  using Number = Bits<T>;
   const Pyramid& pyramid;
-  const int of_out = 5, of_x = 5, of_y = 1;
+  const int of_out = 5, of_x = 5, of_y = 5;
 
-  void column(const Level& level, std::int64_t column, Number* to) const {
-    const double x = centre<false>(pyramid.arithmetic, level.x, column);
+  void boxes(const Level& level, bool of_row, double x, double y, Number* to) const {
     for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
-      for (int k = 0; k < of_x; ++k)
-        *to++ = bits(round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[k], k, x, 0)));
+      for (int k = 0; k < of_out; ++k, ++to) {
+        const bool along_y = pyramid.layout.along_y >> k & 1;
+        const T value = round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[k], k, x, y));
+        *to = 0;
+        if (along_y == of_row) std::memcpy(to, &value, sizeof value);
+      }
+  }
+  void column(const Level& level, std::int64_t column, Number* to) const {
+    boxes(level, false, centre<false>(pyramid.arithmetic, level.x, column), 0, to);
   }
   void row(const Level& level, std::int64_t row, Number* to) const {
-    const double y = centre<false>(pyramid.arithmetic, level.y, row);
-    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
-      *to++ = bits(round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[1], 1, 0, y)));
+    boxes(level, true, 0, centre<false>(pyramid.arithmetic, level.y, row), to);
   }
   void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period) const {
-    std::memcpy(out, xs, static_cast<std::size_t>(anchors * of_out) * sizeof(Number));
-    for (; anchors > 0; anchors -= period, out += period * of_out)
-      for (std::int64_t i = 0; i < std::min(anchors, period); ++i) out[of_out * i + 1] = ys[i];
+    either(out, xs, ys, anchors * of_out, period * of_out);
   }
-  void one(std::int64_t flat, Number* out) const { write_anchor<T>(anchor_at<false>(pyramid, flat), of_out, out); }
+  void one(std::int64_t flat, Number* out) const {
+    const Anchor anchor = anchor_at<false>(pyramid, flat);
+    for (int k = 0; k < of_out; ++k) {
+      const T value = round_to<T>(anchor.components[k]);
+      std::memcpy(out + k, &value, sizeof value);
+    }
+  }
 };
 
 struct Flags {
@@ -184,15 +211,20 @@ struct Flags {
   const Question& question;
   const int of_out = 1, of_x = 1, of_y = 1;
 
-  void column(const Level& level, std::int64_t column, bool* to) const {
-    const auto l = static_cast<std::int32_t>(&level - pyramid.levels);
+  void answers(const Level& level, std::uint8_t axis, bool valid, const Side& side, std::int64_t cell, bool* to) const {
+    std::fill_n(to, level.num_cell_anchors, valid);
+    if (!question.of_components || !valid) return;
+    const double at = centre<false>(pyramid.arithmetic, side, cell);
     for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
-      *to++ = flag_of_column(pyramid, question, l, cell_anchor_at(pyramid, level, a), column);
+      to[a] = is_within(pyramid, question, cell_anchor_at(pyramid, level, a), axis, at);
+  }
+  void column(const Level& level, std::int64_t column, bool* to) const {
+    const bool valid = column < question.valid[&level - pyramid.levels].columns;
+    answers(level, pyramid.layout.along_x, valid, level.x, column, to);
   }
   void row(const Level& level, std::int64_t row, bool* to) const {
-    const auto l = static_cast<std::int32_t>(&level - pyramid.levels);
-    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
-      *to++ = flag_of_row(pyramid, question, l, cell_anchor_at(pyramid, level, a), row);
+    const bool valid = row < question.valid[&level - pyramid.levels].rows;
+    answers(level, pyramid.layout.along_y, valid, level.y, row, to);
   }
   void combine(bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period) const {
     both(out, xs, ys, anchors, period);
@@ -211,7 +243,8 @@ void write_level(const Content& content, const Level& level, typename Content::N
   const std::int64_t columns = level.x.cells, cell = level.num_cell_anchors;
   const std::int64_t x_cell = cell * content.of_x, y_cell = cell * content.of_y;
   const std::int64_t fit = kTableBytes / (x_cell * static_cast<std::int64_t>(sizeof(Number)));
-  const std::int64_t repeats = std::min((kPassLength + y_cell - 1) / y_cell, columns);
+  const std::int64_t pass = kPassBytes / static_cast<std::int64_t>(sizeof(Number));
+  const std::int64_t repeats = std::min((pass + y_cell - 1) / y_cell, columns);
   const std::int64_t first_row = begin / columns, last_row = (end - 1) / columns;
   const bool one_row = first_row == last_row;
   const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
@@ -226,8 +259,10 @@ void write_level(const Content& content, const Level& level, typename Content::N
       const std::int64_t last = std::min(right, end - row * columns);
       if (first >= last) continue;  // the range begins behind these columns, or ends before them
       content.row(level, row, ys);
-      for (std::int64_t i = 1; i < repeats; ++i)
-        std::memcpy(ys + i * y_cell, ys, static_cast<std::size_t>(y_cell) * sizeof(Number));
+      for (std::int64_t done = 1; done < repeats; done *= 2) {
+        const std::int64_t more = std::min(done, repeats - done);
+        std::memcpy(ys + done * y_cell, ys, static_cast<std::size_t>(more * y_cell) * sizeof(Number));
+      }
       content.combine(out + (row * columns + first) * cell * content.of_out, xs + (first - left) * x_cell, ys,
                       (last - first) * cell, repeats * cell);
     }
@@ -286,8 +321,9 @@ void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, voi
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const auto write = [&](const auto& content) {
+      auto* const anchors = static_cast<typename std::decay_t<decltype(content)>::Number*>(out);
       for (std::int64_t i = begin; i < end; ++i)
-        content.one(wrapped(pyramid, index_at(indices, i)), static_cast<Moved<T>*>(out) + content.of_out * i);
+        content.one(wrapped(pyramid, index_at(indices, i)), anchors + content.of_out * i);
     };
     if (pyramid.layout.components % 2 == 0)
       write(Paired<T>{pyramid});

@@ -22,7 +22,6 @@ static_assert(sizeof(Pyramid) + sizeof(Question) + 128 <= 32764, "both must fit 
 // Of those components of a cell anchor that move along one axis, with the cell's centre on that axis.
 ANCHOR_EXT_HD bool is_within(const Pyramid& pyramid, const Question& question, const double* cell_anchor,
                              std::uint8_t axis, double centre) {
-  if (!question.of_components) return true;
   bool within = true;
 #if defined(__CUDACC__)
 #pragma unroll
@@ -37,24 +36,17 @@ ANCHOR_EXT_HD bool is_within(const Pyramid& pyramid, const Question& question, c
   return within;
 }
 
-ANCHOR_EXT_HD bool flag_of_column(const Pyramid& pyramid, const Question& question, std::int32_t level,
-                                  const double* cell_anchor, std::int64_t column) {
-  const double x = centre<false>(pyramid.arithmetic, pyramid.levels[level].x, column);
-  return column < question.valid[level].columns && is_within(pyramid, question, cell_anchor, pyramid.layout.along_x, x);
-}
-
-ANCHOR_EXT_HD bool flag_of_row(const Pyramid& pyramid, const Question& question, std::int32_t level,
-                               const double* cell_anchor, std::int64_t row) {
-  const double y = centre<false>(pyramid.arithmetic, pyramid.levels[level].y, row);
-  return row < question.valid[level].rows && is_within(pyramid, question, cell_anchor, pyramid.layout.along_y, y);
-}
-
 // The whole answer of one anchor.
 ANCHOR_EXT_HD bool flag_at(const Pyramid& pyramid, const Question& question, std::int64_t flat_index) {
   const Position at = locate(pyramid, flat_index);
-  const double* const cell_anchor = cell_anchor_at(pyramid, pyramid.levels[at.level], at.cell_anchor);
-  return flag_of_column(pyramid, question, at.level, cell_anchor, at.column) &&
-         flag_of_row(pyramid, question, at.level, cell_anchor, at.row);
+  const Level& level = pyramid.levels[at.level];
+  if (at.row >= question.valid[at.level].rows || at.column >= question.valid[at.level].columns) return false;
+  if (!question.of_components) return true;
+  const double* const cell_anchor = cell_anchor_at(pyramid, level, at.cell_anchor);
+  return is_within(pyramid, question, cell_anchor, pyramid.layout.along_x,
+                   centre<false>(pyramid.arithmetic, level.x, at.column)) &&
+         is_within(pyramid, question, cell_anchor, pyramid.layout.along_y,
+                   centre<false>(pyramid.arithmetic, level.y, at.row));
 }
 
 }  // namespace anchor_ext
