@@ -9,7 +9,7 @@ OUT ?= out/gpu
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test lint format bench gpu clean
+.PHONY: install demo test lint format bench peers gpu clean
 
 SOURCES = $(wildcard csrc/* setup.py pyproject.toml)
 
@@ -46,6 +46,12 @@ format: install
 
 bench: install
 	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/dialects.py
+
+# The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there.
+peers: install
+	@$(PIP) install torchvision "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
+	@$(PIP) install --no-deps -r tests/peers.txt
 
 # On a machine with a GPU, with the torch that $(PYTHON) has: everything that a GPU must show, in ten minutes.
 gpu:

@@ -13,6 +13,7 @@ from ._core import MAX_CELL_ANCHORS, MAX_LEVELS, MAX_SIDE
 __all__ = [
     "cell_anchors",
     "image_shape",
+    "is_sequence",
     "level_shapes",
     "levels",
     "number",
@@ -53,15 +54,17 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool) or str(_attribute(value, "dtype", "")) in ("bool", "torch.bool")
 
 
-def _is_sequence(value: object) -> bool:
+def is_sequence(value: object) -> bool:
     """A list, tuple, range, NumPy array, tensor or the like; no text, mapping, set or iterator."""
+    if type(value) in (list, tuple):
+        return True
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, Set)) or _attribute(value, "ndim", 1) == 0:
         return False
     return hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
 
 
 def _items(name: str, value: object, expected: str) -> list[Any]:
-    if not _is_sequence(value):
+    if not is_sequence(value):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     try:
         length = len(value)  # type: ignore[arg-type]
@@ -87,6 +90,8 @@ def _integer(name: str, value: object, expected: str) -> int:
 
 def number(name: str, value: object, expected: str = "a finite number") -> float:
     """A finite float, from any real number."""
+    if type(value) is float and math.isfinite(value):
+        return value
     is_number = isinstance(value, numbers.Real) or (
         hasattr(type(value), "__float__") and not isinstance(value, (str, bytes, numbers.Number))
     )
@@ -157,7 +162,7 @@ def stride_pairs(value: object, num_levels: int) -> list[tuple[float, float]]:
 
 def offset_pairs(name: str, value: object, num_levels: int) -> list[tuple[float, float]]:
     """One (y, x) per level, from one number for all of them, or a number or a pair per level."""
-    if not _is_sequence(value):
+    if not is_sequence(value):
         every = number(name, value, "a finite number, or a number or a pair (y, x) per level")
         return [(every, every)] * num_levels
     return _pairs(name, value, num_levels, "", number)
@@ -173,7 +178,7 @@ def _pairs(
         raise ValueError(f"{name} is {show(value)}, of length {len(items)}; expected {expected}")
     pairs = []
     for i, item in enumerate(items):
-        if _is_sequence(item):
+        if is_sequence(item):
             pair = _items(f"{name}[{i}]", item, each)
             if len(pair) != 2:
                 raise ValueError(f"{name}[{i}] is {show(item)}; expected {each}")
@@ -202,7 +207,7 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
         name = f"cell_anchors[{i}]"
         numbers = []
         rows = level.tolist() if hasattr(level, "tolist") else level
-        if _is_sequence(rows) and len(rows) > MAX_CELL_ANCHORS:
+        if is_sequence(rows) and len(rows) > MAX_CELL_ANCHORS:
             raise ValueError(
                 f"{name} has {len(rows)} cell anchors; expected at most {MAX_CELL_ANCHORS} over all levels"
             )
@@ -227,7 +232,7 @@ def per_level(name: str, value: object, num_levels: int, *, one_each: bool = Fal
     flat = f"a number per pyramid level, {num_levels} in all" if one_each else "a list of numbers"
     expected = f"{flat}, or a list of numbers per pyramid level, {num_levels} in all"
     items = _items(name, value, expected)
-    nested = [_is_sequence(item) for item in items]
+    nested = [is_sequence(item) for item in items]
     if any(nested) and not all(nested):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     if (all(nested) or one_each) and len(items) != num_levels:

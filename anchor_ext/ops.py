@@ -410,7 +410,8 @@ def _operands(config: Configuration, level_shapes_: Any, image_shape: Any) -> tu
     """What the operators take of the configuration, the grids and the image: by position and by name."""
     shape = _sides("image_shape", image_shape) or None
     if level_shapes_ is None:
-        level_shapes_ = level_shapes(config, shape or ())
+        shape = shape or list(_read_image_shape(image_shape))
+        level_shapes_ = level_shapes(config, shape)
     elif not torch.compiler.is_compiling() and not _any_symbolic(level_shapes_):
         level_shapes_ = _read_level_shapes(_concrete(level_shapes_))
     if not torch.compiler.is_compiling() and not _any_symbolic(level_shapes_):

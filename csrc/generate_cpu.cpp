@@ -130,23 +130,26 @@ struct Paired {
   const Pyramid& pyramid;
   const int of_out = pyramid.layout.components, of_x = of_out / 2, of_y = of_out / 2;
   const bool swapped = pyramid.layout.along_y & 1;  // y comes first
+  const int moving = pyramid.layout.along_x | pyramid.layout.along_y;
   // Whether the sum of cell anchor and centre is rounded but once. (A sum of two 16-bit numbers may as well be:
   // float32, which torch computes it in, has the bits to spare that make the second rounding innocuous.)
   const bool once =
-      !pyramid.scaled && !pyramid.clipped && (pyramid.layout.along_x | pyramid.layout.along_y) == (1 << of_out) - 1 &&
+      !pyramid.scaled && !pyramid.clipped &&
       (pyramid.arithmetic.sum == Dtype::float64 ||
        (pyramid.arithmetic.sum == kDtype<T> && (sizeof(T) > 2 || pyramid.arithmetic.centre == pyramid.arithmetic.sum)));
 
+  // The components first, first + 2, ... of a cell's anchors.
   void halves(const Level& level, int first, double centre, Number* to) const {
     const double* const begin = cell_anchor_at(pyramid, level, 0);
     const double* const end = cell_anchor_at(pyramid, level, level.num_cell_anchors);
-    if (once) {
+    if (once && moving == (1 << of_out) - 1) {
       for (const double* number = begin + first; number < end; number += 2) *to++ = bits(round_to<T>(*number + centre));
-    } else {
-      for (const double* cell_anchor = begin; cell_anchor < end; cell_anchor += of_out)
-        for (int k = first; k < of_out; k += 2)
-          *to++ = bits(round_to<T>(component<false>(pyramid, cell_anchor[k], k, centre, centre)));
+      return;
     }
+    for (const double* cell_anchor = begin; cell_anchor < end; cell_anchor += of_out)
+      for (int k = first; k < of_out; k += 2)
+        *to++ = once ? bits(round_to<T>(cell_anchor[k] + (moving >> k & 1 ? centre : 0.0)))
+                     : bits(round_to<T>(component<false>(pyramid, cell_anchor[k], k, centre, centre)));
   }
   void column(const Level& level, std::int64_t column, Number* to) const {
     halves(level, swapped ? 1 : 0, centre<false>(pyramid.arithmetic, level.x, column), to);
@@ -165,8 +168,9 @@ struct Paired {
     const double x = centre<false>(pyramid.arithmetic, level.x, at.column);
     const double y = centre<false>(pyramid.arithmetic, level.y, at.row);
     for (int k = 0; k < of_out; k += 2) {
-      out[k] = bits(round_to<T>(cell_anchor[k] + (swapped ? y : x)));
-      out[k + 1] = bits(round_to<T>(cell_anchor[k + 1] + (swapped ? x : y)));
+      const bool moves = moving >> k & 1;  // both of a pair do, or neither
+      out[k] = bits(round_to<T>(cell_anchor[k] + (!moves ? 0.0 : swapped ? y : x)));
+      out[k + 1] = bits(round_to<T>(cell_anchor[k + 1] + (!moves ? 0.0 : swapped ? x : y)));
     }
   }
 };
@@ -182,9 +186,10 @@ struct Turned {
     for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
       for (int k = 0; k < of_out; ++k, ++to) {
         const bool along_y = pyramid.layout.along_y >> k & 1;
-        const T value = round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[k], k, x, y));
         *to = 0;
-        if (along_y == of_row) std::memcpy(to, &value, sizeof value);
+        if (along_y != of_row) continue;
+        const T value = round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[k], k, x, y));
+        std::memcpy(to, &value, sizeof value);
       }
   }
   void column(const Level& level, std::int64_t column, Number* to) const {

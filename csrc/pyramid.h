@@ -182,7 +182,11 @@ ANCHOR_EXT_HD double component(const Pyramid& pyramid, double of_cell_anchor, in
 
 ANCHOR_EXT_HD Position locate(const Pyramid& pyramid, std::int64_t flat_index) {
   std::int32_t l = 0;
+#if defined(__CUDA_ARCH__)  // most threads end at the first level, and their neighbours with them
   while (l + 1 < pyramid.num_levels && flat_index >= pyramid.levels[l + 1].begin) ++l;
+#else  // no branch that depends on the index, which a processor would have to guess
+  for (std::int32_t next = 1; next < pyramid.num_levels; ++next) l += flat_index >= pyramid.levels[next].begin;
+#endif
   const Level& level = pyramid.levels[l];
   const std::int64_t within = flat_index - level.begin;
   const std::int64_t cell = divide(within, level.by_cell_anchors);

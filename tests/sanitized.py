@@ -26,7 +26,32 @@ def main() -> None:
                     anchors.generate(shape, dtype=dtype, out=out)
                     assert torch.equal((out + 0).cpu(), expected), (dtype, configuration, shape, offset)
                     del memory, out
+    general()
     print("sanitized: all equal")
+
+
+def general() -> None:
+    """The general form: layouts of 2, 4 and 5 components, anchors at indices, flags."""
+    shapes = [(1, 1), (17, 23), (5, 300)]
+    for layout, components in (("point", 2), ("yxyx", 4), ("cxcywha", 5)):
+        cell_anchors = [[[float(a - k) for k in range(components)] for a in range(level + 1)] for level in range(3)]
+        for arithmetic in ("float64", "arange", "bfloat16", "quotient"):
+            grid = anchor_ext.AnchorGrid(cell_anchors, [3.3, 8, 12], arithmetic=arithmetic, layout=layout)
+            for dtype in (torch.float32, torch.float64, torch.float16):
+                call = {"image_shape": (64, 900), "dtype": dtype}
+                expected = grid(shapes, device="cpu", **call)
+                for offset in (0, 1):
+                    memory = torch.empty(offset + expected.numel(), dtype=dtype, device="cuda")
+                    out = memory[offset:].view(expected.shape)
+                    grid(shapes, out=out, **call)
+                    assert torch.equal((out + 0).cpu(), expected), (layout, arithmetic, dtype, offset)
+                    del memory, out
+                index = torch.tensor([0, -1, 2**62, len(expected) // 2], device="cuda")
+                assert torch.equal(grid.at(index, shapes, **call).cpu(), expected[index.cpu() % len(expected)])
+            flags = grid.inside(shapes, (64, 900), device="cuda")
+            assert torch.equal(flags.cpu(), grid.inside(shapes, (64, 900), device="cpu"))
+        valid = grid.valid_flags(shapes, (60, 99), image_shape=(64, 900), device="cuda")
+        assert torch.equal(valid.cpu(), grid.valid_flags(shapes, (60, 99), image_shape=(64, 900), device="cpu"))
 
 
 if __name__ == "__main__":

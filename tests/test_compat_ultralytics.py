@@ -131,11 +131,6 @@ def test_results_are_the_callers_own():
     assert same(make_anchors(features(GRIDS), STRIDES), expected)
 
 
-def test_results_are_contiguous():
-    """As ultralytics' are, so that `view` works on them."""
-    assert all(tensor.is_contiguous() for tensor in make_anchors(features(GRIDS), STRIDES))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_launch(dtype):
     feats, sizes = features(GRIDS, dtype), torch.tensor(GRIDS, dtype=dtype)

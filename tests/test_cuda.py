@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import reference
 import torch
-from conftest import DTYPES, HAS_CUDA, random_configuration, random_shape
+from conftest import DTYPES, HAS_CUDA, random_configuration, random_grid, random_shape
 
 import anchor_ext
+from anchor_ext.compat.detectron2 import DefaultAnchorGenerator
+from anchor_ext.compat.mmdet import AnchorGenerator
+from anchor_ext.compat.ultralytics import make_anchors
 
 pytestmark = pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here")
 SHAPE = (640, 832)
@@ -44,15 +49,45 @@ def test_more_than_2_to_the_31_anchors(rng):
     assert not out.isnan().any()
 
 
-def test_one_launch_and_nothing_else():
+def calls() -> dict[str, Callable[[], object]]:
+    """Everything that makes something on a GPU."""
     anchors = anchor_ext.Anchors()
-    anchors.generate(SHAPE, device="cuda")
+    shapes = anchors.level_shapes(SHAPE)
+    plain = anchor_ext.AnchorGrid(anchors.cell_anchors, anchors.strides)
+    single = anchor_ext.AnchorGrid(anchors.cell_anchors, anchors.strides, start=3.6, arithmetic="arange")
+    turned = [[[0, 0, 8.0 * (level + 1), 16.0, 30.0]] for level in range(5)]
+    index = torch.arange(1000, device="cuda")
+    detectron2 = DefaultAnchorGenerator(sizes=[[32]], aspect_ratios=[[0.5, 1.0]], strides=[8, 16, 32, 64, 128])
+    mmdet = AnchorGenerator([8, 16, 32, 64, 128], [0.5, 1.0], [8])
+    return {
+        "generate": lambda: anchors.generate(SHAPE, device="cuda"),
+        "plain": lambda: plain(shapes, device="cuda"),
+        "arange": lambda: single(shapes, clip=SHAPE, device="cuda"),
+        "turned": lambda: anchor_ext.AnchorGrid(turned, anchors.strides, layout="cxcywha")(shapes, device="cuda"),
+        "at": lambda: single.at(index, shapes),
+        "inside": lambda: single.inside(shapes, SHAPE, device="cuda"),
+        "valid_flags": lambda: single.valid_flags(shapes, SHAPE, device="cuda"),
+        "detectron2": lambda: detectron2.grid_anchors(shapes, device="cuda"),
+        "mmdet": lambda: mmdet.grid_priors(shapes, device="cuda"),
+        "mmdet valid_flags": lambda: mmdet.valid_flags(shapes, SHAPE, device="cuda"),
+        "mmdet sparse_priors": lambda: mmdet.sparse_priors(index, shapes[0], 0),
+        "ultralytics": lambda: make_anchors([torch.zeros(1, 1, 80, 104, device="cuda")], [8]),
+    }
+
+
+@pytest.mark.parametrize("name", calls() if HAS_CUDA else [])
+def test_one_launch_and_nothing_else(name):
+    call = calls()[name]
+    call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        anchors.generate(SHAPE, device="cuda")
+        call()
         torch.cuda.synchronize()
     on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    assert len(on_device) == 1 and "generate_kernel" in on_device[0], on_device
+    own = [event for event in on_device if "generate_kernel" in event or "flags_kernel" in event]
+    others = [event for event in on_device if event not in own]
+    assert len(own) == 1, on_device
+    assert not others or name == "ultralytics", on_device  # the feature map that the call makes is filled with zeros
 
 
 def test_allocates_its_output_and_nothing_else():
@@ -70,6 +105,8 @@ def test_never_synchronises():
     try:
         anchor_ext.generate(SHAPE, device="cuda")
         anchor_ext.Anchors()(torch.zeros(1, 3, *SHAPE, device="cuda"))
+        for call in calls().values():
+            call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -90,6 +127,23 @@ def test_runs_on_the_current_stream():
     streams[1].synchronize()
     for out in outs:  # on another stream than its own, a kernel would have run before the fill
         assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_general_form_equals_the_cpu(dtype, rng):
+    for _ in range(300):
+        arguments = random_grid(rng, most=20000)
+        grid = anchor_ext.AnchorGrid(
+            arguments["cell_anchors"],
+            arguments["strides"],
+            offset=0.5 if arguments["offsets"] is None else arguments["offsets"],
+            start=0.0 if arguments["starts"] is None else arguments["starts"],
+            arithmetic=arguments["arithmetic"],
+            layout=arguments["layout"],
+        )
+        call = {"image_shape": arguments["image_shape"], "clip": arguments["clip"], "dtype": dtype}
+        on_gpu, on_cpu = (grid(arguments["level_shapes"], device=device, **call) for device in ("cuda", "cpu"))
+        assert reference.same_bits(on_gpu, on_cpu), arguments
 
 
 def test_captured_in_a_graph():

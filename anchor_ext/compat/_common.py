@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import number, show
+from .._arguments import is_sequence, number, show
 
 __all__ = [
     "DTYPES",
@@ -48,7 +48,7 @@ def check_levels(name: str, value: Any, levels: int) -> None:
 
 def check_numbers(name: str, value: Any, *, positive: bool = True) -> None:
     """A sequence of finite numbers, or of such sequences."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if is_sequence(value):
         expect(len(value) > 0, f"{name} is empty; expected numbers")
         for i, item in enumerate(value):
             check_numbers(f"{name}[{i}]", item, positive=positive)

@@ -71,11 +71,11 @@ class Anchors(nn.Module):
             self.feat_sizes.append(tuple((side + 1) // 2 for side in self.feat_sizes[-1]))
         self.config = {
             level: [
-                (self._stride(level), octave / float(num_scales), ratio, scale)
+                (stride, octave / float(num_scales), ratio, scale)
                 for octave in range(num_scales)
                 for ratio in aspect_ratios
             ]
-            for level, scale in zip(levels, scales, strict=True)
+            for level, stride, scale in zip(levels, map(self._stride, levels), scales, strict=True)
         }
         self.register_buffer("boxes", self._generate_boxes())
 
@@ -105,7 +105,14 @@ class Anchors(nn.Module):
         strides = [self._stride(level) for level in self.config]
         halves = [(y / 2, x / 2) for y, x in strides]
         steps = [((b + y) - b, (a + x) - a) for (y, x), (b, a) in zip(strides, halves, strict=True)]
-        cell_anchors = [[_cell_anchor(*entry) for entry in entries] for entries in self.config.values()]
+        pairs = [_factors(ratio) for ratio in self.aspect_ratios] * self.num_scales
+        cell_anchors = [
+            [
+                _cell_anchor(stride, octave, pair, scale)
+                for (stride, octave, _, scale), pair in zip(entries, pairs, strict=True)
+            ]
+            for entries in self.config.values()
+        ]
         grid = AnchorGrid(cell_anchors, steps, offset=0.0, start=halves, layout="yxyx")
         return grid([self.feat_sizes[level] for level in self.config], device="cpu")
 
@@ -115,14 +122,17 @@ class Anchors(nn.Module):
         )
 
 
-def _cell_anchor(
-    stride: tuple[float, float], octave: float, ratio: Any, scale: float
-) -> tuple[float, float, float, float]:
+def _factors(ratio: Any) -> tuple[float, float]:
+    """Of the width and the height."""
     if isinstance(ratio, Sequence):
-        along_x, along_y = ratio
-    else:
-        along_x = math.sqrt(ratio)
-        along_y = 1.0 / along_x
-    half_height = scale * stride[0] * 2**octave * along_y / 2.0
-    half_width = scale * stride[1] * 2**octave * along_x / 2.0
+        return ratio[0], ratio[1]
+    root = math.sqrt(ratio)
+    return root, 1.0 / root
+
+
+def _cell_anchor(
+    stride: tuple[float, float], octave: float, factors: tuple[float, float], scale: float
+) -> tuple[float, float, float, float]:
+    half_height = scale * stride[0] * 2**octave * factors[1] / 2.0
+    half_width = scale * stride[1] * 2**octave * factors[0] / 2.0
     return -half_height, -half_width, half_height, half_width
