@@ -24,7 +24,7 @@ namespace {
 
 constexpr std::int64_t kTableBytes = 65536;  // holds a row of a 4K image: runs of stores stay long
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
-constexpr std::int64_t kPassBytes = 256;     // that the innermost loop should have to get going
+constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should have to get going
 static_assert(kTableBytes >= kMaxComponents * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)),
               "a cell must fit");
 
@@ -264,7 +264,8 @@ void write_level(const Content& content, const Level& level, typename Content::N
       const std::int64_t last = std::min(right, end - row * columns);
       if (first >= last) continue;  // the range begins behind these columns, or ends before them
       content.row(level, row, ys);
-      for (std::int64_t done = 1; done < repeats; done *= 2) {
+      if (y_cell == 1) std::fill_n(ys + 1, repeats - 1, *ys);
+      for (std::int64_t done = y_cell == 1 ? repeats : 1; done < repeats; done *= 2) {
         const std::int64_t more = std::min(done, repeats - done);
         std::memcpy(ys + done * y_cell, ys, static_cast<std::size_t>(more * y_cell) * sizeof(Number));
       }
