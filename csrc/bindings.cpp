@@ -82,13 +82,17 @@ std::vector<LevelShape> to_level_shapes(py::handle shapes) {
 }
 
 // level_shapes, image_shape and clip are shapes or None.
-Pyramid over(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip = py::none()) {
+Request to_request(py::handle level_shapes, py::handle image_shape, py::handle clip) {
   Request request;
   if (!level_shapes.is_none()) request.level_shapes = to_level_shapes(level_shapes);
   if (!image_shape.is_none() || level_shapes.is_none())
     request.image_shape = to_image_shape(image_shape, "image_shape");
   if (!clip.is_none()) request.clip = to_image_shape(clip, "clip");
-  return config.over(request);
+  return request;
+}
+
+Pyramid over(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip = py::none()) {
+  return config.over(to_request(level_shapes, image_shape, clip));
 }
 
 py::object steal(PyObject* result) {
@@ -179,8 +183,9 @@ py::object flags_eagerly(const Pyramid& pyramid, const Question& question, py::h
 
 py::object valid_flags(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle padded_shape,
                        py::handle torch_device, Device device) {
-  const Pyramid pyramid = over(config, level_shapes, image_shape);
-  const Question question = config.valid(pyramid, to_image_shape(padded_shape, "padded_shape"));
+  const Request request = to_request(level_shapes, image_shape, py::none());
+  const Pyramid pyramid = config.over(request);
+  const Question question = config.valid(pyramid, request, to_image_shape(padded_shape, "padded_shape"));
   return flags_eagerly(pyramid, question, torch_device, device);
 }
 

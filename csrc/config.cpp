@@ -73,8 +73,8 @@ void check(const ConfigArguments& arguments, int components) {
   if (levels == 0 || levels > static_cast<std::size_t>(kMaxLevels))
     reject("cell_anchors has ", levels, " levels; expected 1 to ", kMaxLevels);
   check_pairs("strides", arguments.strides, levels, true);
-  check_pairs("offsets", arguments.offsets, levels, false);
-  check_pairs("starts", arguments.starts, levels, false);
+  check_pairs("offset", arguments.offsets, levels, false);
+  check_pairs("start", arguments.starts, levels, false);
   if (!arguments.pyramid_levels.empty() && arguments.pyramid_levels.size() != levels)
     reject("pyramid_levels has ", arguments.pyramid_levels.size(), " levels; expected ", levels,
            ", as many as cell_anchors");
@@ -113,6 +113,7 @@ Arithmetic arithmetic_of(const std::string& name) {
     if (found != std::end(kDtypes)) dtype = found->dtype;
     return found != std::end(kDtypes);
   };
+  if (!name.empty() && name.back() == '/') count = 0;  // the last part is empty, which getline does not say
   bool good = is_quotient || is_arange || read(parts[0], arithmetic.position);
   if (is_quotient) arithmetic.grid = Grid::quotient;
   if (is_arange) arithmetic.grid = Grid::arange;
@@ -262,23 +263,26 @@ Pyramid Config::over(const Request& request) const {
   return pyramid;
 }
 
-Question Config::valid(const Pyramid& pyramid, ImageShape padded_shape) const {
+Question Config::valid(const Pyramid& pyramid, const Request& request, ImageShape padded_shape) const {
   check("padded_shape", padded_shape);
-  // Compared as float64, before any conversion to an integer: a stride may be tiny.
-  const auto cells = [](std::int64_t side, double stride, std::int64_t most) {
-    const double covered = std::ceil(static_cast<double>(side) / stride);
-    return covered < static_cast<double>(most) ? static_cast<std::int64_t>(covered) : most;
+  const ImageShape image = request.image_shape.value_or(ImageShape{1, 1});
+  const auto cells = [&](std::int64_t padded, double given, std::int64_t side, std::int64_t most) {
+    if (given > 0) {  // as float64, before any conversion to an integer: a stride may be tiny
+      const double covered = std::ceil(static_cast<double>(padded) / given);
+      return covered < static_cast<double>(most) ? static_cast<std::int64_t>(covered) : most;
+    }
+    // side / most where boxes are scaled, else rounded down: exact in integers.
+    const int128 stride = pyramid.scaled ? side : side / most, cells_per_stride = pyramid.scaled ? most : 1;
+    if (stride == 0) return most;
+    return static_cast<std::int64_t>(
+        std::min<int128>((padded * cells_per_stride + stride - 1) / stride, static_cast<int128>(most)));
   };
   Question question{};
   for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
     const Level& level = pyramid.levels[l];
-    Pair stride{level.y.stride, level.x.stride};
-    if (!arguments_.strides.empty())
-      stride = arguments_.strides[l];  // as given: rounded it might cover a cell more or less
-    else if (pyramid.scaled)
-      stride = {pyramid.image_y / stride.y, pyramid.image_x / stride.x};
-    question.valid[l] = {cells(padded_shape.height, stride.y, level.y.cells),
-                         cells(padded_shape.width, stride.x, level.x.cells)};
+    const Pair given = arguments_.strides.empty() ? Pair{0, 0} : arguments_.strides[l];
+    question.valid[l] = {cells(padded_shape.height, given.y, image.height, level.y.cells),
+                         cells(padded_shape.width, given.x, image.width, level.x.cells)};
   }
   return question;
 }

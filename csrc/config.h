@@ -56,7 +56,8 @@ class ANCHOR_EXT_API Config {
   Pyramid over(const Request& request) const;
 
   // Whether a cell's first pixel lies on an image of the padded shape: of rows and columns, ceil(side / stride).
-  Question valid(const Pyramid& pyramid, ImageShape padded_shape) const;
+  // Strides that were not given follow from the request's image.
+  Question valid(const Pyramid& pyramid, const Request& request, ImageShape padded_shape) const;
 
   // Whether an anchor, rounded to dtype, lies within an image of this shape and `border` pixels around it.
   Question inside(const Pyramid& pyramid, ImageShape image_shape, double border, Dtype dtype) const;

@@ -58,7 +58,7 @@ void launch(void (*kernel)(Parameters...), std::int64_t count, int device, void*
             const Arguments&... arguments) {
   if (count == 0) return;
   const std::int64_t blocks = (count + kThreads - 1) / kThreads;
-  if (blocks > kMaxBlocks)  // 4 TB of the narrowest type: memory ends before
+  if (blocks > kMaxBlocks)  // half a TB of flags, more of anything else: memory ends before
     throw std::runtime_error("anchor_ext: more anchors than one launch can index");
   // The CUDA runtime is linked statically: this copy of it has not seen which device torch made current.
   check(cudaSetDevice(device), "choosing the device");

@@ -9,7 +9,6 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/version.h>
 
-#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -160,8 +159,8 @@ std::optional<ImageShape> image_shape_of(const char* name, const std::vector<std
   return ImageShape{shape[0], shape[1]};
 }
 
-Pyramid pyramid_of(const Config& config, const std::vector<std::int64_t>& level_shapes,
-                   const std::vector<std::int64_t>& image_shape, const std::vector<std::int64_t>& clip) {
+Request request_of(const std::vector<std::int64_t>& level_shapes, const std::vector<std::int64_t>& image_shape,
+                   const std::vector<std::int64_t>& clip) {
   if (level_shapes.size() % 2 != 0)
     throw std::invalid_argument("level_shapes: expected two numbers, rows and columns, per level");
   Request request;
@@ -169,7 +168,7 @@ Pyramid pyramid_of(const Config& config, const std::vector<std::int64_t>& level_
     request.level_shapes.push_back({level_shapes[i], level_shapes[i + 1]});
   request.image_shape = image_shape_of("image_shape", image_shape);
   request.clip = image_shape_of("clip", clip);
-  return config.over(request);
+  return request;
 }
 
 stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
@@ -178,7 +177,7 @@ stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, std::vector<d
                            std::vector<double> starts, Text arithmetic, Text layout,
                            std::vector<std::int64_t> image_shape, std::vector<std::int64_t> clip) {
   const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
-  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, clip);
+  const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
   const Dtype type = dtype_of(dtype);
   stable::Tensor out = empty({pyramid.num_anchors, config.num_components()}, dtype, device);
   if (device.type() != DeviceType::Meta) generate(pyramid, type, out.mutable_data_ptr(), place_of(device));
@@ -193,15 +192,16 @@ stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_s
   if ((index_type != ScalarType::Long && index_type != ScalarType::Int) || !index.is_contiguous())
     throw std::invalid_argument("index: expected a contiguous tensor of int64 or int32");
   const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
-  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, clip);
+  const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
   const Dtype type = dtype_of(dtype);
   std::vector<std::int64_t> sizes(index.sizes().begin(), index.sizes().end());
   sizes.push_back(config.num_components());
   const stable::Device device = index.device();
   stable::Tensor out = empty(sizes, dtype, device);
-  if (device.type() != DeviceType::Meta)
-    gather(pyramid, {index.const_data_ptr(), index_type == ScalarType::Long ? 8 : 4}, index.numel(), type,
-           out.mutable_data_ptr(), place_of(device));
+  if (device.type() == DeviceType::Meta || index.numel() == 0) return out;
+  if (index.const_data_ptr() == nullptr) throw std::invalid_argument("index: expected a tensor with memory");
+  gather(pyramid, {index.const_data_ptr(), index_type == ScalarType::Long ? 8 : 4}, index.numel(), type,
+         out.mutable_data_ptr(), place_of(device));
   return out;
 }
 
@@ -210,7 +210,7 @@ stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, std::vector<dou
                          std::vector<std::int64_t> image_shape, double border, ScalarType dtype, stable::Device device,
                          std::vector<double> offsets, std::vector<double> starts, Text arithmetic, Text layout) {
   const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
-  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, {});
+  const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, {}));
   const std::optional<ImageShape> image = image_shape_of("image_shape", image_shape);
   if (!image) throw std::invalid_argument("image_shape: expected two numbers, height and width");
   const Question question = config.inside(pyramid, *image, border, dtype_of(dtype));
@@ -224,13 +224,15 @@ stable::Tensor valid_flags_op(std::vector<std::int64_t> level_shapes, std::vecto
                               std::vector<std::int64_t> num_cell_anchors, std::vector<std::int64_t> padded_shape,
                               stable::Device device, Text arithmetic, std::vector<std::int64_t> image_shape) {
   // Whether a cell is valid does not depend on its cell anchors' numbers: points will do.
-  const auto total = std::accumulate(num_cell_anchors.begin(), num_cell_anchors.end(), std::int64_t{0});
-  const std::vector<double> points(total > 0 && total <= kMaxCellAnchors ? 2 * total : 0);
+  std::vector<double> points;
+  for (const std::int64_t count : num_cell_anchors)
+    if (count > 0 && count <= kMaxCellAnchors) points.resize(points.size() + 2 * static_cast<std::size_t>(count));
   const Config config = config_of(strides, points, num_cell_anchors, {}, {}, arithmetic, {"point"});
-  const Pyramid pyramid = pyramid_of(config, level_shapes, image_shape, {});
+  const Request request = request_of(level_shapes, image_shape, {});
+  const Pyramid pyramid = config.over(request);
   const std::optional<ImageShape> padded = image_shape_of("padded_shape", padded_shape);
   if (!padded) throw std::invalid_argument("padded_shape: expected two numbers, height and width");
-  const Question question = config.valid(pyramid, *padded);
+  const Question question = config.valid(pyramid, request, *padded);
   stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
   if (device.type() != DeviceType::Meta)
     flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));

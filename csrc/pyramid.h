@@ -1,7 +1,7 @@
 // The whole of anchor_ext's arithmetic: an anchor is a pure function of (pyramid, flat index).
 //
 // Plain data and host/device functions only: no torch, no CUDA calls, no exceptions. The CUDA kernels call anchor_at();
-// the CPU loop calls it where a share of its work begins and ends, and in between the functions that it is made of.
+// the CPU's loops call the functions that it is made of, once per row and once per column instead of once per anchor.
 #pragma once
 
 #include <cstdint>

@@ -76,6 +76,7 @@ ANCHOR_EXT_HD T round_to(double value) {
 template <>
 ANCHOR_EXT_HD BFloat16 round_to<BFloat16>(double value) {
   const std::uint32_t bits = round_to_odd(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // no number
   return {static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
@@ -84,6 +85,7 @@ ANCHOR_EXT_HD Float16 round_to<Float16>(double value) {
   const std::uint32_t bits = round_to_odd(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {0x7e00};  // no number
   // Normal: the exponent's bias goes from 127 to 15, the mantissa from 23 bits to 10, to nearest even.
   const std::uint32_t normal = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
   // Subnormal, below 2**-14: 0.5's last bit weighs 2**-24, so the addition itself rounds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -129,14 +130,17 @@ def test_valid_flags(device, rng):
         padded = (rng.randint(1, 3000), rng.randint(1, 3000))
         expected = []
         for i, (rows, columns) in enumerate(arguments["level_shapes"]):
-            height, width = arguments["image_shape"]
-            whole = not arguments["arithmetic"].startswith("quotient")
-            derived = (height // rows, width // columns) if whole else (height / rows, width / columns)
-            stride_y, stride_x = arguments["strides"][i] if arguments["strides"] else derived
+            covered = []
+            for axis, cells in enumerate((rows, columns)):
+                image = arguments["image_shape"][axis]
+                if arguments["strides"]:
+                    covered.append(math.ceil(padded[axis] / arguments["strides"][i][axis]))
+                elif arguments["arithmetic"].startswith("quotient"):
+                    covered.append(math.ceil(Fraction(padded[axis] * cells, image)))
+                else:
+                    covered.append(math.ceil(Fraction(padded[axis], image // cells)) if image >= cells else cells)
             valid = np.zeros((rows, columns, len(arguments["cell_anchors"][i])), bool)
-            valid_rows = math.ceil(padded[0] / stride_y) if stride_y else rows
-            valid_columns = math.ceil(padded[1] / stride_x) if stride_x else columns
-            valid[:valid_rows, :valid_columns] = True
+            valid[: covered[0], : covered[1]] = True
             expected.append(torch.from_numpy(valid.reshape(-1)))
         flags = grid.valid_flags(arguments["level_shapes"], padded, image_shape=call["image_shape"], device=device)
         assert torch.equal(flags.cpu(), torch.cat(expected)), (padded, arguments)

@@ -192,7 +192,7 @@ int main(int, char** words) {
       expect(by_kernel[i] == kPoison, "written behind the end");
     check_gather(pyramid, dtype, by_kernel.data() + first, components * item);
     check_flags(pyramid, config.inside(pyramid, {300, 200}, 2.5, dtype));
-    check_flags(pyramid, config.valid(pyramid, {300, 200}));
+    check_flags(pyramid, config.valid(pyramid, request, {300, 200}));
     file.write(reinterpret_cast<const char*>(by_kernel.data() + first), static_cast<std::streamsize>(bytes));
   }
   return file.good() ? 0 : 1;
