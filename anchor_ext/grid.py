@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from . import _arguments, ops
+from .ops import COMPONENTS
 
 __all__ = ["AnchorGrid"]
 
 _INDICES = frozenset((torch.int64, torch.int32))
 _INTEGERS = _INDICES | {torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32}
-_COMPONENTS = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
 
 
 class AnchorGrid:
@@ -64,11 +64,11 @@ class AnchorGrid:
         arithmetic: str = "float64",
         layout: str = "xyxy",
     ) -> None:
-        if layout not in _COMPONENTS:
-            raise ValueError(f"layout is {_arguments.show(layout)}; expected one of {', '.join(_COMPONENTS)}")
+        if not isinstance(layout, str) or layout not in COMPONENTS:
+            raise ValueError(f"layout is {_arguments.show(layout)}; expected one of {', '.join(COMPONENTS)}")
         if not isinstance(arithmetic, str):
             raise TypeError(f"arithmetic is {_arguments.show(arithmetic)}; expected text")
-        numbers = _arguments.cell_anchors(cell_anchors, _COMPONENTS[layout])
+        numbers = _arguments.cell_anchors(cell_anchors, COMPONENTS[layout])
         count = len(numbers)
         self._config = ops.Configuration(
             numbers,
@@ -124,13 +124,16 @@ class AnchorGrid:
             level_shapes, image_shape, clip, dtype: as for a call.
 
         Returns:
-            `(*index.shape, components)` on the index's device, the same numbers as `grid(level_shapes)[index]`.
+            `(*index.shape, components)` on the index's device: for indices in -N..N-1 `grid(level_shapes)[index]`;
+            others wrap, where indexing would raise.
 
         Raises:
             TypeError, ValueError: as for a call; `index` is no tensor of integers.
         """
         if not isinstance(index, Tensor) or index.dtype not in _INTEGERS:
-            raise TypeError(f"index is {_arguments.show(index)}; expected a tensor of integers")
+            raise TypeError(
+                f"index is {_arguments.show(index)}; expected a tensor of int64, int32 or narrower integers"
+            )
         if index.dtype not in _INDICES:
             index = index.to(torch.int64)
         return ops.gather(self._config, index, level_shapes, image_shape, clip, dtype)
@@ -193,10 +196,15 @@ class AnchorGrid:
         Raises:
             TypeError, ValueError: `values` is no tensor with N entries there.
         """
-        counts = self._config.num_cell_anchors
-        sizes = [rows * columns * count for (rows, columns), count in zip(level_shapes, counts, strict=True)]
+        try:  # cheaper than reading the shapes, which whoever made the values has done
+            counts = self._config.num_cell_anchors
+            sizes = [rows * columns * count for (rows, columns), count in zip(level_shapes, counts, strict=True)]
+        except (TypeError, ValueError):
+            sizes = self.level_sizes(level_shapes)  # which says what is wrong
         if not isinstance(values, Tensor):
             raise TypeError(f"values is {_arguments.show(values)}; expected a tensor")
+        if not isinstance(dim, int):
+            raise TypeError(f"dim is {_arguments.show(dim)}; expected an integer")
         if not -values.ndim <= dim < values.ndim or values.shape[dim] != sum(sizes):
             raise ValueError(
                 f"values has shape {tuple(values.shape)}; expected {sum(sizes)} entries in dimension {dim}"
@@ -219,5 +227,6 @@ class AnchorGrid:
         strides = list(zip(self._config.strides[::2], self._config.strides[1::2], strict=True)) or None
         return (
             f"AnchorGrid(num_cell_anchors={self._config.num_cell_anchors}, strides={strides}, "
+            f"offsets={keywords['offsets']}, starts={keywords['starts']}, "
             f"arithmetic={keywords['arithmetic']!r}, layout={keywords['layout']!r})"
         )

@@ -12,7 +12,17 @@ from typing import Any, NoReturn
 
 import torch
 
-__all__ = ["Configuration", "build_info", "gather", "generate", "inside", "level_shapes", "level_sizes", "valid_flags"]
+__all__ = [
+    "COMPONENTS",
+    "Configuration",
+    "build_info",
+    "gather",
+    "generate",
+    "inside",
+    "level_shapes",
+    "level_sizes",
+    "valid_flags",
+]
 
 
 def _load() -> Any:
@@ -125,7 +135,8 @@ def _count(level_shapes: Sequence[int], num_cell_anchors: Sequence[int]) -> int:
     return sum(rows * columns * count for rows, columns, count in levels)
 
 
-_COMPONENTS = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
+# Of an anchor, by layout: what layout_of() in config.cpp knows.
+COMPONENTS = {"xyxy": 4, "yxyx": 4, "cxcywha": 5, "point": 2, "point_stride": 4}
 
 
 @torch.library.register_fake("anchor_ext::generate")  # type: ignore[untyped-decorator]
@@ -140,12 +151,12 @@ def _(
     layout: str = "xyxy",
     **_: Any,
 ) -> torch.Tensor:
-    return torch.empty((_count(level_shapes, num_cell_anchors), _COMPONENTS[layout]), dtype=dtype, device=device)
+    return torch.empty((_count(level_shapes, num_cell_anchors), COMPONENTS[layout]), dtype=dtype, device=device)
 
 
 @torch.library.register_fake("anchor_ext::gather")  # type: ignore[untyped-decorator]
 def _(index: torch.Tensor, *_: Any, dtype: torch.dtype, layout: str = "xyxy", **__: Any) -> torch.Tensor:
-    return torch.empty((*index.shape, _COMPONENTS[layout]), dtype=dtype, device=index.device)
+    return torch.empty((*index.shape, COMPONENTS[layout]), dtype=dtype, device=index.device)
 
 
 @torch.library.register_fake("anchor_ext::inside")  # type: ignore[untyped-decorator]
@@ -300,20 +311,24 @@ def gather(
     """The anchors at flat indices [...], int64 or int32, modulo their number: [..., components]."""
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
+    if index.layout is not torch.strided or index.is_nested:
+        raise ValueError(f"index has layout {index.layout} and shape {shape_of(index)}; expected a dense tensor")
     device, native_device = _resolve_checked(index.device)
     if not index.is_contiguous():
         index = index.contiguous()
     if _is_watched() or _jit_trace() is not None or type(index) is not torch.Tensor:
         ours = native_device is not None or index.is_meta
-        levels, keywords = _operands(config, level_shapes, image_shape)
+        levels, keywords = _operands(config, _concrete(level_shapes), _concrete(image_shape), _concrete(clip))
         boxes: torch.Tensor = torch.ops.anchor_ext.gather.default(
             index if ours else index.cpu(), *levels, dtype=dtype, clip=_sides("clip", clip), **keywords
         )
         return boxes if ours else boxes.to(device)
     if native_device is not None:
+        shape = tuple(index.shape)
+        memory = 0 if 0 in shape else _memory("index", index)
         return config.native.gather(  # type: ignore[no-any-return]
-            level_shapes, image_shape, clip, index.data_ptr(), index.element_size(), tuple(index.shape), dtype,
-            _DTYPES[dtype], device, native_device,
+            level_shapes, image_shape, clip, memory, index.element_size(), shape, dtype, _DTYPES[dtype], device,
+            native_device,
         )  # fmt: skip
     config.native.num_anchors(level_shapes, image_shape, clip)
     if device.type == "meta":
@@ -327,8 +342,8 @@ def inside(
     """[N] bool: whether each anchor of the dtype lies in the image."""
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
-    if _is_watched() or _jit_trace() is not None:
-        levels, keywords = _operands(config, level_shapes, image_shape)
+    if _is_watched():
+        levels, keywords = _operands(config, level_shapes, image_shape, None)
         sides = keywords.pop("image_shape")
         return _on_device(
             lambda place: torch.ops.anchor_ext.inside.default(
@@ -336,36 +351,43 @@ def inside(
             ),
             to_device(device),
         )
-    device, native_device = _resolve_checked(device)
-    if native_device is not None:
-        return config.native.inside(  # type: ignore[no-any-return]
-            level_shapes, image_shape, border, _DTYPES[dtype], device, native_device
-        )
-    flags: torch.Tensor = config.native.inside(level_shapes, image_shape, border, _DTYPES[dtype], _CPU, _NATIVE_CPU)
-    return flags.to(device)
+    if _jit_trace() is not None:
+        shapes = (_concrete(level_shapes), _concrete(image_shape))
+        with _unseen_by_jit_trace():
+            return inside(config, *shapes, border, dtype, device)
+    return _flags(config, config.native.inside, level_shapes, (image_shape, border, _DTYPES[dtype]), device)
 
 
 def valid_flags(
     config: Configuration, level_shapes: Any, image_shape: Any, padded_shape: Any, device: Any
 ) -> torch.Tensor:
     """[N] bool: whether each anchor's cell lies on the padded image."""
-    if _is_watched() or _jit_trace() is not None:
-        (grids, strides, _, counts), keywords = _operands(config, level_shapes, image_shape)
+    if _is_watched():
+        (grids, strides, _, counts), keywords = _operands(config, level_shapes, image_shape, None)
         return _on_device(
             lambda place: torch.ops.anchor_ext.valid_flags.default(
                 grids, strides, counts, _sides("padded_shape", padded_shape), device=place,
-                arithmetic=config.keywords["arithmetic"],
-                image_shape=keywords["image_shape"],
+                arithmetic=keywords["arithmetic"], image_shape=keywords["image_shape"],
             ),
             to_device(device),
         )  # fmt: skip
+    if _jit_trace() is not None:
+        shapes = (_concrete(level_shapes), _concrete(image_shape), _concrete(padded_shape))
+        with _unseen_by_jit_trace():
+            return valid_flags(config, *shapes, device)
+    return _flags(config, config.native.valid_flags, level_shapes, (image_shape, padded_shape), device)
+
+
+def _flags(
+    config: Configuration, native: Callable[..., torch.Tensor], level_shapes: Any, others: tuple[Any, ...], device: Any
+) -> torch.Tensor:
     device, native_device = _resolve_checked(device)
     if native_device is not None:
-        return config.native.valid_flags(  # type: ignore[no-any-return]
-            level_shapes, image_shape, padded_shape, device, native_device
-        )
-    flags: torch.Tensor = config.native.valid_flags(level_shapes, image_shape, padded_shape, _CPU, _NATIVE_CPU)
-    return flags.to(device)
+        return native(level_shapes, *others, device, native_device)
+    if device.type == "meta":
+        native([(1, 1)] * len(config.num_cell_anchors), *others, _CPU, _NATIVE_CPU)  # raises what the others would
+        return torch.empty(config.native.num_anchors(level_shapes, others[0], None), dtype=torch.bool, device=device)
+    return native(level_shapes, *others, _CPU, _NATIVE_CPU).to(device)
 
 
 def level_shapes(config: Configuration, image_shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -406,7 +428,9 @@ def _sides(name: str, shape: Any) -> list[int]:
     return list(_read_image_shape(_concrete(shape), name) if concrete else shape)
 
 
-def _operands(config: Configuration, level_shapes_: Any, image_shape: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _operands(
+    config: Configuration, level_shapes_: Any, image_shape: Any, clip: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the operators take of the configuration, the grids and the image: by position and by name."""
     shape = _sides("image_shape", image_shape) or None
     if level_shapes_ is None:
@@ -415,9 +439,8 @@ def _operands(config: Configuration, level_shapes_: Any, image_shape: Any) -> tu
     elif not torch.compiler.is_compiling() and not _any_symbolic(level_shapes_):
         level_shapes_ = _read_level_shapes(_concrete(level_shapes_))
     if not torch.compiler.is_compiling() and not _any_symbolic(level_shapes_):
-        config.native.num_anchors(
-            None if config.pyramid_levels else level_shapes_, shape, None
-        )  # raises as eager calls
+        given = None if config.pyramid_levels else level_shapes_
+        config.native.num_anchors(given, shape, None if _is_symbolic(clip) else clip)  # raises as eager calls
     grids = [side for rows, columns in level_shapes_ for side in (rows, columns)]
     keywords = {**config.keywords, "image_shape": [] if config.pyramid_levels else shape or []}
     return (grids, config.strides, config.cell_anchors, config.num_cell_anchors), keywords
@@ -439,7 +462,7 @@ def _dispatch(
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    operands, keywords = _operands(config, level_shapes, image_shape)
+    operands, keywords = _operands(config, level_shapes, image_shape, clip)
     boxes = _on_device(
         lambda place: torch.ops.anchor_ext.generate.default(
             *operands, dtype=dtype, device=place, clip=_sides("clip", clip), **keywords
@@ -483,7 +506,7 @@ def _generate_out(
         raise ValueError(f"out has shape {shape_of(out)}; expected {shape}")
     _, native_device = _resolve(place)
     if native_device is not None:
-        memory = _memory(out)
+        memory = _memory("out", out)
         config.native.fill(level_shapes, image_shape, clip, memory, _DTYPES[dtype], native_device, out.get_device())
         if not out.is_inference():
             torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back
@@ -494,12 +517,12 @@ def _generate_out(
     return out
 
 
-def _memory(out: torch.Tensor) -> int:
-    memory, storage = out.data_ptr(), out.untyped_storage()
-    end = (out.storage_offset() + out.numel()) * out.element_size()
-    if memory == 0 or storage.nbytes() < end or out.is_neg():
+def _memory(name: str, tensor: torch.Tensor) -> int:
+    memory, storage = tensor.data_ptr(), tensor.untyped_storage()
+    end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
+    if memory == 0 or storage.nbytes() < end or tensor.is_neg():
         raise ValueError(
-            f"out has a storage of {storage.nbytes()} bytes at address {memory}"
-            f"{', to be read negated' if out.is_neg() else ''}; expected a tensor with {end} bytes of its own"
+            f"{name} has a storage of {storage.nbytes()} bytes at address {memory}"
+            f"{', to be read negated' if tensor.is_neg() else ''}; expected a tensor with {end} bytes of its own"
         )
     return memory

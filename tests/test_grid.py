@@ -335,3 +335,65 @@ def test_meta_and_devices_without_a_kernel(monkeypatch):
     assert grid.at(torch.zeros(3, dtype=torch.int64, device="meta"), SHAPES).shape == (3, 4)
     assert grid.inside(SHAPES, (4, 4), device="meta").is_meta
     assert grid.valid_flags(SHAPES, (4, 4), device="meta").shape == (82,)
+
+
+@pytest.mark.parametrize(
+    ("make_index", "message"),
+    [
+        (lambda: torch._efficientzerotensor((4,), dtype=torch.int64), "index has a storage of"),
+        (lambda: torch.zeros(4, dtype=torch.int64).to_sparse(), "index has layout torch.sparse_coo"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(4, dtype=torch.int64)]), "shape nested; expected a dense"),
+    ],
+)
+def test_indices_without_memory_of_their_own(make_index, message):
+    grid = AnchorGrid(CELLS, [8, 16])
+    with pytest.raises(ValueError, match=message):
+        grid.at(make_index(), SHAPES)
+    emptied = torch.arange(10)
+    emptied.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="index has a storage of 0 bytes"):
+        grid.at(emptied, SHAPES)
+
+
+def test_meta_makes_nothing():
+    grid, huge = AnchorGrid(CELLS, [8, 16]), [(2**28, 2**28)] * 2
+    assert grid.inside(huge, (9, 9), device="meta").shape == grid.valid_flags(huge, (9, 9), device="meta").shape
+    with pytest.raises(ValueError, match="border is inf"):
+        grid.inside(huge, (9, 9), math.inf, device="meta")
+
+
+def test_constants_of_a_jit_trace():
+    grid, index = AnchorGrid(CELLS, [8, 16]), torch.tensor([3, -1])
+
+    def call(image):
+        shape = image.shape[-2:]
+        flags = grid.inside(SHAPES, shape, device="cpu") & grid.valid_flags(SHAPES, shape, device="cpu")
+        return grid(SHAPES, device="cpu") + 0, flags.clone(), grid.at(index, SHAPES) + 0
+
+    image = torch.zeros(1, 3, 40, 56)
+    for traced, eager in zip(torch.jit.trace(call, image)(image), call(image), strict=True):
+        assert torch.equal(traced, eager)
+
+
+def test_what_16_bits_cannot_hold(device):
+    """Infinite summands of either sign: no number, as in torch; and infinities stay."""
+    grid = AnchorGrid([[(-1e5, -1e5, 1e5, 1e5)]], [1e5], arithmetic="float16")
+    boxes = grid([(1, 2)], dtype=torch.float16, device=device).cpu()
+    assert boxes[1].isnan().tolist() == [True, False, False, False] and boxes[1, 2:].tolist() == [math.inf] * 2
+
+
+def test_split_says_what_is_wrong():
+    grid, boxes = AnchorGrid(CELLS, [8, 16]), torch.zeros(82, 4)
+    for shapes in (5, [(5, 7)], [(5, 7), (3, 4), (1, 1)], [(5, 7), 3]):
+        with pytest.raises((TypeError, ValueError), match="level_shapes"):
+            grid.split(boxes, shapes)
+    with pytest.raises(TypeError, match="dim is 'a'"):
+        grid.split(boxes, SHAPES, dim="a")
+    with pytest.raises(ValueError, match=r"layout is \['point'\]"):
+        AnchorGrid(CELLS, [8, 16], layout=["point"])
+
+
+def test_clip_is_checked_under_fake_tensors():
+    turned = AnchorGrid([[[0, 0, 4, 5, 90]]], [8], layout="cxcywha")
+    with FakeTensorMode(), pytest.raises(ValueError, match=r"clip is \(4, 4\)"):
+        turned([(2, 2)], clip=(4, 4), device="cpu")

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import check_levels, check_numbers, expect, show
+from ._common import (
+    CompatError,
+    check_features,
+    check_levels,
+    check_number,
+    check_numbers,
+    constants,
+    expect,
+    renamed,
+    show,
+)
 
 __all__ = ["DefaultAnchorGenerator", "RotatedAnchorGenerator", "register"]
 
@@ -52,24 +62,28 @@ class _Generator(nn.Module):
                 raise TypeError(f"{name} is missing; expected it by name, or (cfg, input_shape)")
         check_numbers("strides", strides)
         for name, value in parameters.items():
-            check_numbers(name, value, positive=name != "angles")
-        check_numbers("offset", 0.5 if offset is None else offset, positive=False)
+            check_numbers(name, value, positive=name != "angles", depth=2)
+        check_number("offset", 0.5 if offset is None else offset, positive=False)
         self.strides = strides
         self.num_features = len(strides)
         self.offset = 0.5 if offset is None else offset
         expect(0.0 <= self.offset < 1.0, f"offset is {show(self.offset)}; expected a number in [0, 1)")
         lists = [_per_level(name, value, self.num_features) for name, value in parameters.items()]
-        self.cell_anchors = [self.generate_cell_anchors(*of_level) for of_level in zip(*lists, strict=True)]
-        self.grid = AnchorGrid(
-            self.cell_anchors,
-            strides,
-            start=[self.offset * stride for stride in strides],
-            arithmetic="arange",
-            layout=self._layout,
-        )
+        with constants():
+            self.cell_anchors = [self.generate_cell_anchors(*of_level) for of_level in zip(*lists, strict=True)]
+            self.grid = AnchorGrid(
+                self.cell_anchors,
+                strides,
+                start=[self.offset * stride for stride in strides],
+                arithmetic="arange",
+                layout=self._layout,
+            )
 
     def generate_cell_anchors(self, *parameters: Any) -> Tensor:
         raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"num_anchors={self.num_anchors}, strides={self.strides}, offset={self.offset}, from anchor_ext"
 
     @property
     def num_anchors(self) -> list[int]:
@@ -94,8 +108,17 @@ class _Generator(nn.Module):
             TypeError, ValueError, RuntimeError: as `AnchorGrid`.
         """
         check_levels("grid_sizes", grid_sizes, self.num_features)
-        grids = [self._cells(grid[0], grid[1], stride) for grid, stride in zip(grid_sizes, self.strides, strict=True)]
-        return list(self.grid.split(self.grid(grids, device=device), grids))
+        try:
+            grids = [
+                self._cells(rows, columns, stride)
+                for (rows, columns), stride in zip(grid_sizes, self.strides, strict=True)
+            ]
+        except (TypeError, ValueError) as error:
+            raise CompatError(f"grid_sizes is {show(grid_sizes)}; expected (rows, columns) per level") from error
+        try:
+            return list(self.grid.split(self.grid(grids, device=device), grids))
+        except (TypeError, ValueError) as error:
+            raise renamed(error, "level_shapes", "grid_sizes") from error
 
     def _cells(self, rows: int, columns: int, stride: float) -> tuple[int, int]:
         """As many as torch.arange(offset * stride, cells * stride, stride) has: one more for some odd strides."""
@@ -112,7 +135,7 @@ class _Generator(nn.Module):
                 f"forward gives detectron2's {name}, and detectron2 cannot be imported ({error}); "
                 "grid_anchors gives tensors"
             ) from error
-        check_levels("features", features, self.num_features)
+        check_features("features", features, self.num_features)
         anchors = self.grid_anchors([feature.shape[-2:] for feature in features], features[0].device)
         return [getattr(structures, name)(of_level) for of_level in anchors]
 

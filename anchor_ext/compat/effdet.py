@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import check_numbers, expect, show
+from ._common import check_number, check_numbers, check_pairs, check_whole, expect, show
 
 __all__ = ["Anchors"]
 
@@ -43,18 +43,21 @@ class Anchors(nn.Module):
         image_size: Sequence[int],
     ) -> None:
         super().__init__()
+        check_whole("min_level", min_level, 0, 30)
+        check_whole("max_level", max_level, min_level, 30)
+        check_whole("num_scales", num_scales, 1, 512)
         levels = range(min_level, max_level + 1)
         expect(
-            isinstance(image_size, Sequence) and len(image_size) == 2 and all(side > 0 for side in image_size),
+            isinstance(image_size, Sequence) and len(image_size) == 2,
             f"image_size is {show(image_size)}; expected two positive integers (height, width)",
         )
-        expect(num_scales > 0, f"num_scales is {show(num_scales)}; expected a positive integer")
-        expect(len(aspect_ratios) > 0, "aspect_ratios is empty; expected pairs or numbers")
-        for i, ratio in enumerate(aspect_ratios):
-            check_numbers(f"aspect_ratios[{i}]", ratio)
-            pair = not isinstance(ratio, Sequence) or len(ratio) == 2
-            expect(pair, f"aspect_ratios[{i}] is {show(ratio)}; expected a pair or a number")
-        expect(len(levels) > 0, f"max_level is {show(max_level)}; expected at least min_level, {show(min_level)}")
+        for i, side in enumerate(image_size):
+            check_whole(f"image_size[{i}]", side, 1)
+        check_pairs("aspect_ratios", aspect_ratios)
+        if isinstance(anchor_scale, Sequence):
+            check_numbers("anchor_scale", anchor_scale)
+        else:
+            check_number("anchor_scale", anchor_scale)
         scales = list(anchor_scale) if isinstance(anchor_scale, Sequence) else [anchor_scale] * len(levels)
         expect(
             len(scales) == len(levels),

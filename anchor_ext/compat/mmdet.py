@@ -9,8 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import is_sequence
 from ..grid import AnchorGrid
-from ._common import DTYPES, PROMOTED, check_levels, expect, is_whole, name_of, show, to_device
+from ._common import (
+    PROMOTED,
+    CompatError,
+    check_levels,
+    check_number,
+    check_numbers,
+    check_pairs,
+    check_whole,
+    constants,
+    expect,
+    is_whole,
+    name_of,
+    renamed,
+    show,
+    to_device,
+)
 
 __all__ = [
     "AnchorGenerator",
@@ -41,6 +57,14 @@ def _pair(value: Any) -> tuple[Any, Any]:
     return (value[0], value[1]) if isinstance(value, Sequence) else (value, value)
 
 
+def _about_sizes(error: Exception, sizes: Any) -> Exception:
+    if isinstance(error, CompatError):
+        return error
+    if "level_shapes" in str(error):
+        return renamed(error, "level_shapes", "featmap_sizes")
+    return CompatError(f"featmap_sizes is {show(sizes)}; expected (rows, columns) per level ({error})")
+
+
 def _filled(sides: Sequence[int]) -> tuple[int, ...]:
     """At least a cell: the core refuses grids without any, which mmdet accepts."""
     return tuple(max(side, 1) for side in sides)
@@ -53,10 +77,27 @@ class _Generator:
     use_box_type = False
     grid: AnchorGrid  # of float32 anchors
 
-    def _make_grids(self, grids: dict[torch.dtype, AnchorGrid], sparse: dict[torch.dtype, list[AnchorGrid]]) -> None:
-        self._grids = grids
-        self._sparse = sparse  # mmdet rounds in another order there: per dtype, one grid per level
-        self.grid = grids[torch.float32]
+    def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
+        """The grid of these levels that makes priors of a dtype; mmdet rounds in another order for some kinds."""
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        """Grids of float32, which nearly all callers want, now; those of other dtypes on their first use."""
+        self._made: dict[tuple[str, torch.dtype, int | None], AnchorGrid] = {}
+        self.grid = self._grid("priors", torch.float32)
+        for level in range(len(self.strides)):
+            self._grid("sparse", torch.float32, level)
+
+    def _grid(self, kind: str, dtype: torch.dtype, level: int | None = None) -> AnchorGrid:
+        name_of(dtype)
+        key = (kind, dtype, level)
+        if key not in self._made:
+            if level is not None and not -self.num_levels <= level < self.num_levels:
+                raise CompatError(f"level_idx is {level}; expected one of {self.num_levels} levels")
+            with constants():
+                at = slice(None) if level is None else slice(level % self.num_levels, level % self.num_levels + 1)
+                self._made[key] = self._make(kind, dtype, at)
+        return self._made[key]
 
     def _strides_y_x(self) -> list[tuple[Any, Any]]:
         return [(y, x) for x, y in self.strides]
@@ -86,16 +127,18 @@ class _Generator:
             TypeError, ValueError, RuntimeError: as `AnchorGrid`.
         """
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        name_of(dtype)
-        return self._wrapped(self._split(self._grids[dtype], featmap_sizes, dtype, device))
+        return self._wrapped(self._split(self._grid("priors", dtype), featmap_sizes, dtype, device))
 
     def _split(
         self, grid: AnchorGrid, featmap_sizes: Sequence[Sequence[int]], dtype: torch.dtype, device: Any
     ) -> list[Tensor]:
         """The grid's anchors, level by level, of which some may be empty."""
-        if all(map(all, featmap_sizes)):
-            return list(grid.split(grid(featmap_sizes, dtype=dtype, device=device), featmap_sizes))
-        filled = [_filled(size) for size in featmap_sizes]
+        try:
+            if all(map(all, featmap_sizes)):
+                return list(grid.split(grid(featmap_sizes, dtype=dtype, device=device), featmap_sizes))
+            filled = [_filled(size) for size in featmap_sizes]
+        except (TypeError, ValueError) as error:
+            raise _about_sizes(error, featmap_sizes) from error
         levels = grid.split(grid(filled, dtype=dtype, device=device), filled)
         return [of_level if all(size) else of_level[:0] for of_level, size in zip(levels, featmap_sizes, strict=True)]
 
@@ -103,8 +146,7 @@ class _Generator:
         self, featmap_size: Sequence[int], level_idx: int, dtype: torch.dtype = torch.float32, device: Any = None
     ) -> Any:
         """The priors of one level."""
-        name_of(dtype)
-        return self._wrapped(self._split(self._single(dtype)[level_idx], [featmap_size], dtype, device))[0]
+        return self._wrapped(self._split(self._grid("priors", dtype, level_idx), [featmap_size], dtype, device))[0]
 
     def sparse_priors(
         self,
@@ -128,14 +170,18 @@ class _Generator:
         Returns:
             `(*prior_idxs.shape, components)`.
         """
-        name_of(dtype)
-        if level_idx is None:
-            check_levels("featmap_size", featmap_size, self.num_levels)
-            return to_device(self._grids[dtype].at(prior_idxs, featmap_size, dtype=dtype), device)
-        if prior_idxs.numel() == 0:
-            featmap_size = _filled(featmap_size)
-        priors = self._sparse[dtype][level_idx].at(prior_idxs, [featmap_size], dtype=self._sparse_dtype(dtype))
-        return to_device(priors, device)
+        try:
+            if level_idx is None:
+                check_levels("featmap_size", featmap_size, self.num_levels)
+                return to_device(self._grid("priors", dtype).at(prior_idxs, featmap_size, dtype=dtype), device)
+            if isinstance(prior_idxs, Tensor) and prior_idxs.numel() == 0:
+                featmap_size = _filled(featmap_size)
+            grid = self._grid("sparse", dtype, level_idx)
+            return to_device(grid.at(prior_idxs, [featmap_size], dtype=self._sparse_dtype(dtype)), device)
+        except (TypeError, ValueError) as error:
+            if str(error).startswith("index is"):
+                raise renamed(error, "index", "prior_idxs") from error
+            raise _about_sizes(error, featmap_size) from error
 
     def valid_flags(
         self, featmap_sizes: Sequence[Sequence[int]], pad_shape: Sequence[int], device: Any = None
@@ -147,11 +193,16 @@ class _Generator:
             pad_shape: `(H, W, ...)` of the padded image.
         """
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        padded = tuple(pad_shape[:2])
-        if all(padded) and all(map(all, featmap_sizes)):
-            return list(self.grid.split(self.grid.valid_flags(featmap_sizes, padded, device=device), featmap_sizes))
-        filled = [_filled(size) for size in featmap_sizes]
-        levels = self.grid.split(self.grid.valid_flags(filled, _filled(padded), device=device), filled)
+        try:
+            padded = tuple(pad_shape[:2])
+            if all(padded) and all(map(all, featmap_sizes)):
+                return list(self.grid.split(self.grid.valid_flags(featmap_sizes, padded, device=device), featmap_sizes))
+            filled = [_filled(size) for size in featmap_sizes]
+            levels = self.grid.split(self.grid.valid_flags(filled, _filled(padded), device=device), filled)
+        except (TypeError, ValueError) as error:
+            if "padded_shape" in str(error) or not isinstance(pad_shape, Sequence):
+                raise CompatError(f"pad_shape is {show(pad_shape)}; expected (height, width, ...)") from error
+            raise _about_sizes(error, featmap_sizes) from error
         return [
             (flags if all(size) else flags[:0]) & all(padded) for flags, size in zip(levels, featmap_sizes, strict=True)
         ]
@@ -165,9 +216,6 @@ class _Generator:
         points = AnchorGrid([[(0.0, 0.0)] * count], [1.0], layout="point")
         flags = points.valid_flags([_filled(featmap_size)], _filled(valid_size), device=device)
         return (flags if all(featmap_size) else flags[:0]) & all(valid_size)
-
-    def _single(self, dtype: torch.dtype) -> list[AnchorGrid]:
-        raise NotImplementedError
 
     def _sparse_dtype(self, dtype: torch.dtype) -> torch.dtype:
         raise NotImplementedError
@@ -212,6 +260,19 @@ class AnchorGenerator(_Generator):
         center_offset: float = 0.0,
         use_box_type: bool = False,
     ) -> None:
+        check_pairs("strides", strides)
+        check_numbers("ratios", ratios)
+        check_number("center_offset", center_offset, positive=False)
+        for name, value in (("scales", scales), ("base_sizes", base_sizes)):
+            if value is not None:
+                check_numbers(name, value)
+        if centers is not None:
+            check_pairs("centers", centers, positive=False)
+            expect(all(map(is_sequence, centers)), f"centers is {show(centers)}; expected a pair (x, y) per level")
+        if octave_base_scale is not None:
+            check_number("octave_base_scale", octave_base_scale)
+        if scales_per_octave is not None:
+            check_whole("scales_per_octave", scales_per_octave, 1, 512)
         expect(
             center_offset == 0 or centers is None,
             f"centers is {show(centers)}; expected None where center_offset is {center_offset}",
@@ -238,8 +299,9 @@ class AnchorGenerator(_Generator):
             scales = [2 ** (i / scales_per_octave) * octave_base_scale for i in range(scales_per_octave)]
         self.octave_base_scale = octave_base_scale
         self.scales_per_octave = scales_per_octave
-        self.scales: Any = _float32(scales)
-        self.ratios: Any = _float32(ratios)
+        with constants():
+            self.scales: Any = _float32(scales)
+            self.ratios: Any = _float32(ratios)
         self.scale_major = scale_major
         self.centers: Any = centers
         self.center_offset = center_offset
@@ -247,28 +309,17 @@ class AnchorGenerator(_Generator):
         self._make_anchors()
 
     def _make_anchors(self) -> None:
-        """The base anchors and the grids that are made of them: the last step of every constructor."""
-        self.base_anchors: list[Tensor] = self.gen_base_anchors()
-        strides = self._strides_y_x()
-        position = "float64" if all(map(is_whole, strides)) else "float32"  # integers' products are exact in mmdet
+        """The base anchors and their grids: the last step of every constructor."""
+        with constants():
+            self.base_anchors: list[Tensor] = self.gen_base_anchors()
+        self._prepare()
 
-        def make(levels: slice, arithmetic: str) -> AnchorGrid:
-            return AnchorGrid(self.base_anchors[levels], strides[levels], offset=0.0, arithmetic=arithmetic)
-
-        levels = [slice(level, level + 1) for level in range(len(strides))]
-        self._make_grids(
-            {dtype: make(slice(None), name_of(dtype)) for dtype in DTYPES},
-            {
-                dtype: [
-                    make(level, f"{position}/{name_of(dtype)}/{name_of(self._sparse_dtype(dtype))}") for level in levels
-                ]
-                for dtype in DTYPES
-            },
-        )
-        self._single_grids = {dtype: [make(level, name_of(dtype)) for level in levels] for dtype in DTYPES}
-
-    def _single(self, dtype: torch.dtype) -> list[AnchorGrid]:
-        return self._single_grids[dtype]
+    def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
+        strides, arithmetic = self._strides_y_x(), name_of(dtype)
+        if kind == "sparse":
+            position = "float64" if all(map(is_whole, strides)) else "float32"  # integers' products are exact in mmdet
+            arithmetic = f"{position}/{name_of(dtype)}/{name_of(self._sparse_dtype(dtype))}"
+        return AnchorGrid(self.base_anchors[levels], strides[levels], offset=0.0, arithmetic=arithmetic)
 
     def _sparse_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return PROMOTED[dtype]
@@ -355,7 +406,13 @@ class SSDAnchorGenerator(AnchorGenerator):
         scale_major: bool = True,
         use_box_type: bool = False,
     ) -> None:
+        check_pairs("strides", strides)
+        check_numbers("ratios", ratios, depth=2, empty=True)
+        for name, value in (("min_sizes", min_sizes), ("max_sizes", max_sizes)):
+            if value is not None:
+                check_numbers(name, value)
         count = len(strides)
+        expect(all(map(is_sequence, ratios)), f"ratios is {show(ratios)}; expected a list per level")
         expect(len(ratios) == count, f"ratios is {show(ratios)}; expected a list per stride, {count} in all")
         expect(
             (min_sizes is None) == (max_sizes is None),
@@ -370,16 +427,19 @@ class SSDAnchorGenerator(AnchorGenerator):
         for name, sizes in (("min_sizes", min_sizes), ("max_sizes", max_sizes)):
             expect(len(sizes) == count, f"{name} is {show(sizes)}; expected a number per stride, {count} in all")
         self.base_sizes = min_sizes
-        self.scales = [_float32([1.0, math.sqrt(high / low)]) for low, high in zip(min_sizes, max_sizes, strict=True)]
-        self.ratios = [
-            _float32([1.0, *(number for ratio in of_level for number in (1 / ratio, ratio))]) for of_level in ratios
-        ]
+        with constants():
+            self.scales = [
+                _float32([1.0, math.sqrt(high / low)]) for low, high in zip(min_sizes, max_sizes, strict=True)
+            ]
+            self.ratios = [
+                _float32([1.0, *(number for ratio in of_level for number in (1 / ratio, ratio))]) for of_level in ratios
+            ]
         self.scale_major = scale_major
         self.center_offset = 0
         self.use_box_type = use_box_type
         self._make_anchors()
 
-    def _centers(self, strides: Sequence[Any]) -> list[tuple[float, float]]:
+    def _centers(self, strides: Sequence[Any]) -> list[tuple[float, float]]:  # as given, which LegacySSD asks
         return [(width / 2.0, height / 2.0) for width, height in self.strides]
 
     def gen_base_anchors(self) -> list[Tensor]:
@@ -425,6 +485,10 @@ class YOLOAnchorGenerator(AnchorGenerator):
     """
 
     def __init__(self, strides: Sequence[Any], base_sizes: Sequence[Sequence[Any]], use_box_type: bool = False) -> None:
+        check_pairs("strides", strides)
+        check_numbers("base_sizes", base_sizes, depth=3)
+        for level, sizes in enumerate(base_sizes):
+            check_pairs(f"base_sizes[{level}]", sizes)
         expect(
             len({len(sizes) for sizes in base_sizes}) == 1 and len(base_sizes) == len(strides),
             f"base_sizes is {show(base_sizes)}; expected as many sizes for each of the {len(strides)} strides",
@@ -451,27 +515,19 @@ class MlvlPointGenerator(_Generator):
     """
 
     def __init__(self, strides: Sequence[Any], offset: float = 0.5) -> None:
+        check_pairs("strides", strides)
+        check_number("offset", offset, positive=False)
         self.strides = [_pair(stride) for stride in strides]
         self.offset = offset
-        strides = self._strides_y_x()
+        self._prepare()
 
-        def make(levels: slice, dtype: torch.dtype, with_stride: bool) -> AnchorGrid:
-            own = [[(0.0, 0.0, float(x), float(y))] if with_stride else [(0.0, 0.0)] for y, x in strides[levels]]
-            # The position is float32 in mmdet; the number that is a stride is of the output's type from the beginning.
-            arithmetic = f"float32/float32/{name_of(PROMOTED[dtype])}"
-            layout = "point_stride" if with_stride else "point"
-            return AnchorGrid(own, strides[levels], offset=offset, arithmetic=arithmetic, layout=layout)
-
-        every, levels = slice(None), [slice(level, level + 1) for level in range(len(strides))]
-        self._make_grids(
-            {dtype: make(every, dtype, False) for dtype in DTYPES},
-            {dtype: [make(level, dtype, False) for level in levels] for dtype in DTYPES},
-        )
-        self._with_stride = {dtype: make(every, dtype, True) for dtype in DTYPES}
-        self._single_with_stride = {dtype: [make(level, dtype, True) for level in levels] for dtype in DTYPES}
-
-    def _single(self, dtype: torch.dtype) -> list[AnchorGrid]:
-        return self._sparse[dtype]
+    def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
+        strides, with_stride = self._strides_y_x()[levels], kind == "points and strides"
+        own = [[(0.0, 0.0, float(x), float(y))] if with_stride else [(0.0, 0.0)] for y, x in strides]
+        # The position is float32 in mmdet; the number that is a stride is of the output's type from the beginning.
+        arithmetic = f"float32/float32/{name_of(PROMOTED[dtype])}"
+        layout = "point_stride" if with_stride else "point"
+        return AnchorGrid(own, strides, offset=self.offset, arithmetic=arithmetic, layout=layout)
 
     def _sparse_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return dtype
@@ -490,8 +546,7 @@ class MlvlPointGenerator(_Generator):
         if not with_stride:
             return super().grid_priors(featmap_sizes, dtype, device)
         check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        name_of(dtype)
-        return self._split(self._with_stride[dtype], featmap_sizes, dtype, device)
+        return self._split(self._grid("points and strides", dtype), featmap_sizes, dtype, device)
 
     def single_level_grid_priors(
         self,
@@ -502,9 +557,8 @@ class MlvlPointGenerator(_Generator):
         with_stride: bool = False,
     ) -> Tensor:
         """The points of one level."""
-        name_of(dtype)
-        grids = self._single_with_stride if with_stride else self._sparse
-        return self._split(grids[dtype][level_idx], [featmap_size], dtype, device)[0]
+        kind = "points and strides" if with_stride else "priors"
+        return self._split(self._grid(kind, dtype, level_idx), [featmap_size], dtype, device)[0]
 
     def single_level_valid_flags(
         self, featmap_size: Sequence[int], valid_size: Sequence[int], device: Any = None
@@ -524,6 +578,7 @@ def _around(x: float, y: float, half_widths: Tensor, half_heights: Tensor) -> Te
 
 def _ssd_sizes(ratio_range: tuple[float, float], input_size: int, levels: int) -> tuple[list[int], list[int]]:
     """Smallest and largest size per level: those of the first by convention, the others evenly spaced per cent."""
+    check_whole("input_size", input_size, 1)
     first_per_cent = {300: {0.15: (7, 15), 0.2: (10, 20)}, 512: {0.1: (4, 10), 0.15: (7, 15)}}
     expect(
         input_size in first_per_cent,

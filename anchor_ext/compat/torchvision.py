@@ -11,7 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import DTYPES, PROMOTED, check_levels, check_numbers, expect, name_of, show
+from ._common import (
+    DTYPES,
+    PROMOTED,
+    CompatError,
+    as_lists,
+    check_features,
+    check_number,
+    check_numbers,
+    constants,
+    expect,
+    name_of,
+    show,
+)
 
 __all__ = ["AnchorGenerator", "DefaultBoxGenerator"]
 
@@ -36,6 +48,13 @@ class _StandIn(nn.Module):
         return _new, (type(self),), self.__dict__  # the default would look for __class__
 
 
+def _images(image_list: Any) -> tuple[Tensor, Sequence[Any]]:
+    try:
+        return image_list.tensors, image_list.image_sizes
+    except AttributeError as error:
+        raise CompatError(f"image_list is a {type(image_list).__name__}; expected torchvision's ImageList") from error
+
+
 class AnchorGenerator(_StandIn):
     """torchvision's AnchorGenerator: the same anchors bit for bit, from one launch for all levels.
 
@@ -56,21 +75,28 @@ class AnchorGenerator(_StandIn):
         aspect_ratios: Sequence[Any] = ((0.5, 1.0, 2.0),),
     ) -> None:
         super().__init__()
-        check_numbers("sizes", sizes)
-        check_numbers("aspect_ratios", aspect_ratios)
+        sizes, aspect_ratios = as_lists(sizes), as_lists(aspect_ratios)
+        check_numbers("sizes", sizes, depth=2)
+        check_numbers("aspect_ratios", aspect_ratios, depth=2)
         if not isinstance(sizes[0], (list, tuple)):
             sizes = tuple((size,) for size in sizes)
         if not isinstance(aspect_ratios[0], (list, tuple)):
             aspect_ratios = (aspect_ratios,) * len(sizes)
         self.sizes = sizes
         self.aspect_ratios = aspect_ratios
-        self.cell_anchors = [
-            self.generate_anchors(of_level, ratios) for of_level, ratios in zip(sizes, aspect_ratios, strict=False)
-        ]
-        self._grids = {
-            dtype: AnchorGrid(self.cell_anchors, None, offset=0.0, arithmetic="float64/{0}/{0}".format(name_of(dtype)))
-            for dtype in DTYPES
-        }
+        with constants():
+            self.cell_anchors = [
+                self.generate_anchors(of_level, ratios) for of_level, ratios in zip(sizes, aspect_ratios, strict=False)
+            ]
+            self._grids = {
+                dtype: AnchorGrid(
+                    self.cell_anchors, None, offset=0.0, arithmetic="float64/{0}/{0}".format(name_of(dtype))
+                )
+                for dtype in DTYPES
+            }
+
+    def extra_repr(self) -> str:
+        return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}, from anchor_ext"
 
     def generate_anchors(
         self,
@@ -103,16 +129,16 @@ class AnchorGenerator(_StandIn):
         Raises:
             CompatError: there are more or fewer feature maps than levels, or their dtype is no floating one.
         """
-        check_levels("feature_maps", feature_maps, len(self.cell_anchors))
+        check_features("feature_maps", feature_maps, len(self.cell_anchors))
+        images, sizes = _images(image_list)
         dtype = feature_maps[0].dtype
-        name_of(dtype, "feature_maps[0].dtype")
         anchors = self._grids[dtype](
             [feature_map.shape[-2:] for feature_map in feature_maps],
-            image_shape=image_list.tensors.shape[-2:],
+            image_shape=images.shape[-2:],
             dtype=dtype,
             device=feature_maps[0].device,
         )
-        return [anchors] * len(image_list.image_sizes)
+        return [anchors] * len(sizes)
 
 
 class DefaultBoxGenerator(_StandIn):
@@ -141,27 +167,33 @@ class DefaultBoxGenerator(_StandIn):
         clip: bool = True,
     ) -> None:
         super().__init__()
+        check_numbers("aspect_ratios", aspect_ratios, depth=2, empty=True)
         levels = len(aspect_ratios)
         for level, ratios in enumerate(aspect_ratios):
-            if len(ratios) > 0:
-                check_numbers(f"aspect_ratios[{level}]", ratios)
+            expect(not isinstance(ratios, (int, float)), f"aspect_ratios[{level}] is {ratios}; expected a list")
         expect(
             steps is None or len(steps) == levels,
             f"steps is {show(steps)}; expected a number per entry of aspect_ratios, {levels} in all",
         )
+        if steps is not None:
+            check_numbers("steps", steps)
         if scales is None:
+            check_number("min_ratio", min_ratio)
+            check_number("max_ratio", max_ratio)
             spread = max_ratio - min_ratio
             between = [min_ratio + spread * level / (levels - 1.0) for level in range(levels)] if levels > 1 else []
             scales = [*between, 1.0] if levels > 1 else [min_ratio, max_ratio]
         expect(
             len(scales) > levels, f"scales is {show(scales)}; expected {levels + 1} numbers, one per level and one more"
         )
+        check_numbers("scales", scales)
         self.aspect_ratios = aspect_ratios
         self.steps = steps
         self.clip = clip
         self.scales = scales
-        halves = [0.5 * self._sizes(level) for level in range(levels)]
-        boxes = [torch.cat([-half, half], dim=1) for half in halves]
+        with constants():
+            halves = [0.5 * self._sizes(level) for level in range(levels)]
+            boxes = [torch.cat([-half, half], dim=1).tolist() for half in halves]
         self._grids = {
             dtype: AnchorGrid(
                 boxes,
@@ -192,16 +224,16 @@ class DefaultBoxGenerator(_StandIn):
         The result is float32, or float64 where the feature maps are; the centres are rounded to the feature maps'
         dtype, as in torchvision.
         """
-        check_levels("feature_maps", feature_maps, len(self.aspect_ratios))
+        check_features("feature_maps", feature_maps, len(self.aspect_ratios))
+        images, sizes = _images(image_list)
         dtype = feature_maps[0].dtype
-        name_of(dtype, "feature_maps[0].dtype")
         boxes = self._grids[dtype](
             [feature_map.shape[-2:] for feature_map in feature_maps],
-            image_shape=image_list.tensors.shape[-2:],
+            image_shape=images.shape[-2:],
             dtype=PROMOTED[dtype],
             device=feature_maps[0].device,
         )
-        return [boxes] * len(image_list.image_sizes)
+        return [boxes] * len(sizes)
 
     def extra_repr(self) -> str:
         return f"aspect_ratios={self.aspect_ratios}, clip={self.clip}, scales={self.scales}, steps={self.steps}"

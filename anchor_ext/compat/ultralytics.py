@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from ..grid import AnchorGrid
-from ._common import CompatError, check_levels, check_numbers, name_of, show
+from ._common import CompatError, check_levels, name_of, show, to_float
 
 __all__ = ["make_anchors"]
 
 
 @functools.lru_cache(maxsize=64)  # plain numbers, no tensor
 def _grid(strides: tuple[float, ...], offset: float, arithmetic: str) -> AnchorGrid:
-    check_numbers("strides", strides)
-    check_numbers("grid_cell_offset", offset, positive=False)
     points = [[(0.0, 0.0, stride, stride)] for stride in strides]
     return AnchorGrid(points, [1.0] * len(strides), offset=offset, arithmetic=arithmetic, layout="point_stride")
 
@@ -34,22 +32,47 @@ def make_anchors(
 
     Returns:
         points `(N, 2)` x, y and strides `(N, 1)`, in dtype and on the device of `feats[0]`: views of one tensor.
-        (Where `feats` are sizes of an integer dtype: float32 points, and strides of that dtype.)
+        (Where `feats` are sizes of an integer dtype: strides of that dtype, points as well if the offset is an int,
+        else float32.)
 
     Raises:
-        CompatError: there are more or fewer strides than levels, or the dtype is complex or boolean.
+        TypeError, ValueError: there are more or fewer strides than levels, a stride or the offset is no finite number,
+            or the dtype is complex or boolean.
     """
     if not isinstance(feats, (Tensor, Sequence)) or len(feats) == 0:
-        raise CompatError(f"feats is {show(feats)}; expected a level or more")
+        raise CompatError(f"feats is {show(feats)}; expected a list of tensors, or a tensor (levels, 2)")
     if isinstance(feats, Tensor):
+        if feats.ndim != 2 or feats.shape[1] != 2:
+            raise CompatError(f"feats has shape {tuple(feats.shape)}; expected (levels, 2), or a list of tensors")
         grids = [(int(rows), int(columns)) for rows, columns in feats.tolist()]
     else:
+        for i, feat in enumerate(feats):
+            if not isinstance(feat, Tensor) or feat.ndim != 4:
+                raise CompatError(f"feats[{i}] is {show(feat)}; expected a tensor (B, C, rows, columns)")
         grids = [(feat.shape[2], feat.shape[3]) for feat in feats]
-    numbers = strides.tolist() if isinstance(strides, Tensor) else list(strides)
+    numbers = strides.tolist() if isinstance(strides, Tensor) else strides
     check_levels("strides", numbers, len(grids))
     given = feats[0].dtype
     whole = isinstance(feats, Tensor) and not given.is_floating_point and not given.is_complex and given != torch.bool
     dtype = torch.float32 if whole else given
-    grid = _grid(tuple(numbers), grid_cell_offset, name_of(dtype, "feats[0].dtype"))
-    anchors = grid(grids, dtype=dtype, device=feats[0].device)
-    return anchors[:, :2], anchors[:, 2:3].to(given) if whole else anchors[:, 2:3]
+    arithmetic = name_of(dtype, "feats[0].dtype")
+    levels = tuple([to_float(f"strides[{i}]", stride) for i, stride in enumerate(numbers)])
+    offset = to_float("grid_cell_offset", grid_cell_offset)
+    if torch.compiler.is_compiling():  # no configuration can be made in a graph; the operator takes plain lists
+        anchors = torch.ops.anchor_ext.generate.default(
+            [side for grid in grids for side in grid],
+            [1.0, 1.0] * len(grids),
+            [component for stride in levels for component in (0.0, 0.0, stride, stride)],
+            [1] * len(grids),
+            dtype=dtype,
+            device=feats[0].device,
+            offsets=[offset, offset] * len(grids),
+            arithmetic=arithmetic,
+            layout="point_stride",
+        )
+    else:
+        anchors = _grid(levels, offset, arithmetic)(grids, dtype=dtype, device=feats[0].device)
+    points, column = anchors[:, :2], anchors[:, 2:3]
+    if whole:  # what torch makes of such a tensor and an offset
+        return points.to(given) if isinstance(grid_cell_offset, int) else points, column.to(given)
+    return points, column
