@@ -52,6 +52,7 @@ bench: install
 peers: install
 	@$(PIP) install torchvision "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
 	@$(PIP) install --no-deps -r tests/peers.txt
+	@$(BIN)/python -c "import torchvision"
 
 # On a machine with a GPU, with the torch that $(PYTHON) has: everything that a GPU must show, in ten minutes.
 gpu:

@@ -294,7 +294,7 @@ def originals() -> tuple[dict[str, types.ModuleType], dict[str, str]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 modules[framework] = load()
-        except ImportError as error:
+        except (ImportError, OSError, RuntimeError) as error:  # a torchvision that does not fit its torch raises any
             notes[framework] = f"left out: {error}"
             continue
         if framework not in notes:
