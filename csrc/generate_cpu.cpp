@@ -119,6 +119,15 @@ void write_anchor(const Anchor& anchor, int components, Moved<T>* out) {
   for (int k = 0; k < components; ++k) out[k] = bits(round_to<T>(anchor.components[k]));
 }
 
+// Whether the sum of cell anchor and centre is rounded but once. (A sum of two 16-bit numbers may as well be: float32,
+// which torch computes it in, has the bits to spare that make the second rounding innocuous.)
+template <typename T>
+bool is_rounded_once(const Pyramid& pyramid) {
+  const Arithmetic& arithmetic = pyramid.arithmetic;
+  const bool narrow = arithmetic.sum == kDtype<T> && (sizeof(T) > 2 || arithmetic.centre == arithmetic.sum);
+  return !pyramid.scaled && !pyramid.clipped && (arithmetic.sum == Dtype::float64 || narrow);
+}
+
 // The three kinds of content that write_range() writes. Each has `of_x` numbers per anchor in the columns' table,
 // `of_y` in the rows' and `of_out` in the output, fills one cell of either table, combines a run of anchors of one row,
 // and writes a single one.
@@ -131,12 +140,7 @@ struct Paired {
   const int of_out = pyramid.layout.components, of_x = of_out / 2, of_y = of_out / 2;
   const bool swapped = pyramid.layout.along_y & 1;  // y comes first
   const int moving = pyramid.layout.along_x | pyramid.layout.along_y;
-  // Whether the sum of cell anchor and centre is rounded but once. (A sum of two 16-bit numbers may as well be:
-  // float32, which torch computes it in, has the bits to spare that make the second rounding innocuous.)
-  const bool once =
-      !pyramid.scaled && !pyramid.clipped &&
-      (pyramid.arithmetic.sum == Dtype::float64 ||
-       (pyramid.arithmetic.sum == kDtype<T> && (sizeof(T) > 2 || pyramid.arithmetic.centre == pyramid.arithmetic.sum)));
+  const bool once = is_rounded_once<T>(pyramid);
 
   // The components first, first + 2, ... of a cell's anchors.
   void halves(const Level& level, int first, double centre, Number* to) const {
@@ -181,22 +185,26 @@ struct Turned {
   using Number = Bits<T>;
   const Pyramid& pyramid;
   const int of_out = 5, of_x = 5, of_y = 5;
+  const bool once = is_rounded_once<T>(pyramid);
 
-  void boxes(const Level& level, bool of_row, double x, double y, Number* to) const {
-    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
-      for (int k = 0; k < of_out; ++k, ++to) {
-        const bool along_y = pyramid.layout.along_y >> k & 1;
+  template <bool of_row>
+  void boxes(const Level& level, double centre, Number* to) const {
+    constexpr int moving = of_row ? kCxcywha.along_y : kCxcywha.along_x;
+    const double* cell_anchor = cell_anchor_at(pyramid, level, 0);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a, cell_anchor += kCxcywha.components)
+      for (int k = 0; k < kCxcywha.components; ++k, ++to) {
         *to = 0;
-        if (along_y != of_row) continue;
-        const T value = round_to<T>(component<false>(pyramid, cell_anchor_at(pyramid, level, a)[k], k, x, y));
+        if ((kCxcywha.along_y >> k & 1) != of_row) continue;
+        const T value = round_to<T>(once ? cell_anchor[k] + (moving >> k & 1 ? centre : 0.0)
+                                         : component<false>(pyramid, cell_anchor[k], k, centre, centre));
         std::memcpy(to, &value, sizeof value);
       }
   }
   void column(const Level& level, std::int64_t column, Number* to) const {
-    boxes(level, false, centre<false>(pyramid.arithmetic, level.x, column), 0, to);
+    boxes<false>(level, centre<false>(pyramid.arithmetic, level.x, column), to);
   }
   void row(const Level& level, std::int64_t row, Number* to) const {
-    boxes(level, true, 0, centre<false>(pyramid.arithmetic, level.y, row), to);
+    boxes<true>(level, centre<false>(pyramid.arithmetic, level.y, row), to);
   }
   void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period) const {
     either(out, xs, ys, anchors * of_out, period * of_out);

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..grid import AnchorGrid
-from ._common import CompatError, check_levels, name_of, show, to_float
+from ._common import CompatError, check_levels, check_numbers, name_of, show, to_float
 
 __all__ = ["make_anchors"]
 
 
 @functools.lru_cache(maxsize=64)  # plain numbers, no tensor
 def _grid(strides: tuple[float, ...], offset: float, arithmetic: str) -> AnchorGrid:
+    check_numbers("strides", strides, positive=False)
     points = [[(0.0, 0.0, stride, stride)] for stride in strides]
     return AnchorGrid(points, [1.0] * len(strides), offset=offset, arithmetic=arithmetic, layout="point_stride")
 
@@ -56,7 +57,12 @@ def make_anchors(
     whole = isinstance(feats, Tensor) and not given.is_floating_point and not given.is_complex and given != torch.bool
     dtype = torch.float32 if whole else given
     arithmetic = name_of(dtype, "feats[0].dtype")
-    levels = tuple([to_float(f"strides[{i}]", stride) for i, stride in enumerate(numbers)])
+    levels = tuple(
+        [
+            stride if type(stride) in (float, int) else to_float(f"strides[{i}]", stride)
+            for i, stride in enumerate(numbers)
+        ]
+    )
     offset = to_float("grid_cell_offset", grid_cell_offset)
     if torch.compiler.is_compiling():  # no configuration can be made in a graph; the operator takes plain lists
         anchors = torch.ops.anchor_ext.generate.default(
