@@ -85,8 +85,8 @@ struct Pyramid {
   double image_y, image_x;  // where scaled
   double limit_y, limit_x;  // where clipped
   Level levels[kMaxLevels];
-  double
-      cell_anchors[kMaxCellAnchors * kMaxComponents];  // around the origin, level after level, component by component
+  // Around the origin, level after level, component by component.
+  double cell_anchors[kMaxCellAnchors * kMaxComponents];
 };
 static_assert(sizeof(Pyramid) + 128 <= 32764, "a pyramid must fit a kernel's parameters");
 

@@ -117,3 +117,15 @@ def random_grid(rng: random.Random, most: int = 1500) -> dict[str, object]:
         "image_shape": (rng.randint(1, 3000), rng.randint(1, 3000)),
         "clip": (rng.randint(1, 900), rng.randint(1, 900)) if layout != "cxcywha" and rng.random() < 0.3 else None,
     }
+
+
+def grid_of(arguments: dict[str, object]) -> anchor_ext.AnchorGrid:
+    """The grid that `random_grid`'s arguments describe."""
+    return anchor_ext.AnchorGrid(
+        arguments["cell_anchors"],
+        arguments["strides"],
+        offset=0.5 if arguments["offsets"] is None else arguments["offsets"],
+        start=0.0 if arguments["starts"] is None else arguments["starts"],
+        arithmetic=arguments["arithmetic"],
+        layout=arguments["layout"],
+    )

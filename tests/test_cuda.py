@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import DTYPES, HAS_CUDA, random_configuration, random_grid, random_shape
+from conftest import DTYPES, HAS_CUDA, grid_of, random_configuration, random_grid, random_shape
 
 import anchor_ext
 from anchor_ext.compat.detectron2 import DefaultAnchorGenerator
@@ -131,14 +131,7 @@ def test_runs_on_the_current_stream():
 def test_the_general_form_equals_the_cpu(dtype, rng):
     for _ in range(300):
         arguments = random_grid(rng, most=20000)
-        grid = anchor_ext.AnchorGrid(
-            arguments["cell_anchors"],
-            arguments["strides"],
-            offset=0.5 if arguments["offsets"] is None else arguments["offsets"],
-            start=0.0 if arguments["starts"] is None else arguments["starts"],
-            arithmetic=arguments["arithmetic"],
-            layout=arguments["layout"],
-        )
+        grid = grid_of(arguments)
         call = {"image_shape": arguments["image_shape"], "clip": arguments["clip"], "dtype": dtype}
         on_gpu, on_cpu = (grid(arguments["level_shapes"], device=device, **call) for device in ("cuda", "cpu"))
         assert reference.same_bits(on_gpu, on_cpu), arguments

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import ARITHMETICS, DTYPES, random_grid
+from conftest import ARITHMETICS, DTYPES, grid_of, random_grid
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import anchor_ext
@@ -23,15 +23,7 @@ CELLS = [[[-1.5, -2.0, 3.25, 4.0], [-9.0, -7.0, 9.0, 7.0]], [[-30.0, -20.0, 31.0
 
 def make(arguments) -> tuple[AnchorGrid, dict]:
     """The grid, and what a call of it takes."""
-    grid = AnchorGrid(
-        arguments["cell_anchors"],
-        arguments["strides"],
-        offset=0.5 if arguments["offsets"] is None else arguments["offsets"],
-        start=0.0 if arguments["starts"] is None else arguments["starts"],
-        arithmetic=arguments["arithmetic"],
-        layout=arguments["layout"],
-    )
-    return grid, {"image_shape": arguments["image_shape"], "clip": arguments["clip"]}
+    return grid_of(arguments), {"image_shape": arguments["image_shape"], "clip": arguments["clip"]}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,6 +113,17 @@ def test_inside(dtype, device, rng):
         assert torch.equal(flags.cpu(), expected), (border, arguments)
         both.update(flags.cpu().tolist())
     assert both == {True, False}
+
+
+@pytest.mark.parametrize("border", [0, 8, -8])
+def test_inside_at_the_very_edge(border, device):
+    """Anchors that touch the limits: a lower bound on its limit is inside, an upper bound on its limit is not."""
+    grid, shapes, image = AnchorGrid([[(-4, -4, 4, 4)]], [8]), [(5, 6)], (32, 40)
+    boxes = grid(shapes, device="cpu")
+    flags = grid.inside(shapes, image, border, device=device).cpu()
+    assert torch.equal(flags, reference.inside(boxes, "xyxy", image, border))
+    touching = (boxes[:, 2] == 40 + border) | (boxes[:, 3] == 32 + border)
+    assert touching.any() and not flags[touching].any()
 
 
 def test_valid_flags(device, rng):

@@ -55,8 +55,14 @@ class _Generator(nn.Module):
     box_dim: int
     _layout: str
 
-    def __init__(self, strides: Any, offset: Any, parameters: dict[str, Any]) -> None:
+    def __init__(self, cfg: Any, input_shape: Any, given: dict[str, Any]) -> None:
+        """From what was given by name and, where that is None, from detectron2's configuration."""
         super().__init__()
+        configured: dict[str, Any] = {} if cfg is None else self.from_config(cfg, input_shape)
+        parameters: dict[str, Any] = {
+            name: configured.get(name) if value is None else value for name, value in given.items()
+        }
+        strides, offset = parameters.pop("strides"), parameters.pop("offset")
         for name, value in (("strides", strides), *parameters.items()):
             if value is None:
                 raise TypeError(f"{name} is missing; expected it by name, or (cfg, input_shape)")
@@ -78,6 +84,10 @@ class _Generator(nn.Module):
                 arithmetic="arange",
                 layout=self._layout,
             )
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Sequence[Any]) -> dict[str, Any]:
+        raise NotImplementedError
 
     def generate_cell_anchors(self, *parameters: Any) -> Tensor:
         raise NotImplementedError
@@ -170,8 +180,7 @@ class DefaultAnchorGenerator(_Generator):
         offset: Any = None,
     ) -> None:
         given = {"sizes": sizes, "aspect_ratios": aspect_ratios, "strides": strides, "offset": offset}
-        arguments = _merged(self.from_config(cfg, input_shape) if cfg is not None else {}, given)
-        super().__init__(arguments.pop("strides"), arguments.pop("offset"), arguments)
+        super().__init__(cfg, input_shape, given)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Sequence[Any]) -> dict[str, Any]:
@@ -224,8 +233,7 @@ class RotatedAnchorGenerator(_Generator):
         offset: Any = None,
     ) -> None:
         given = {"sizes": sizes, "aspect_ratios": aspect_ratios, "angles": angles, "strides": strides, "offset": offset}
-        arguments = _merged(self.from_config(cfg, input_shape) if cfg is not None else {}, given)
-        super().__init__(arguments.pop("strides"), arguments.pop("offset"), arguments)
+        super().__init__(cfg, input_shape, given)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Sequence[Any]) -> dict[str, Any]:
@@ -246,10 +254,6 @@ class RotatedAnchorGenerator(_Generator):
     def forward(self, features: Sequence[Tensor]) -> list[Any]:
         """Per level detectron2's `RotatedBoxes`; errors as for `DefaultAnchorGenerator.forward`."""
         return self._boxes(features, "RotatedBoxes")
-
-
-def _merged(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    return {name: configured.get(name) if value is None else value for name, value in given.items()}
 
 
 def _widths_and_heights(sizes: Sequence[float], ratios: Sequence[float]) -> list[tuple[float, float]]:
