@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from .ops import build_info  # first: loads the native library  # isort: skip
+from ._library import build_info  # first: loads the native library  # isort: skip
 from .anchors import Anchors, generate
 from .grid import AnchorGrid
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import _arguments, ops
+from . import _arguments, _graphs, ops
 from ._core import MAX_CELL_ANCHORS
 
 __all__ = ["Anchors", "generate"]
@@ -58,6 +59,8 @@ class Anchors(nn.Module):
             are finite and positive), or there are more than 512 cell anchors over all levels.
     """
 
+    __jit_unused_properties__ = ("cell_anchors", "pyramid_levels", "strides")  # TorchScript would compile them
+
     def __init__(
         self,
         pyramid_levels: Sequence[int] | None = None,
@@ -80,6 +83,8 @@ class Anchors(nn.Module):
         cell_anchors = [self._cell_anchors_of(level) for level in range(count)]
         numbers = [[number for box in level for number in box] for level in cell_anchors]
         self._config = ops.Configuration(numbers, self._strides, pyramid_levels=levels)
+        # For TorchScript, which reads lists of numbers only.
+        self._operands = (self._config.strides or [], self._config.cell_anchors, self._config.num_cell_anchors)
 
     def _check_total(self) -> None:
         total = sum(len(s) * len(r) * len(c) for s, r, c in zip(self._sizes, self._ratios, self._scales, strict=True))
@@ -116,6 +121,9 @@ class Anchors(nn.Module):
             TypeError, ValueError: `image` is no tensor of three or four dimensions with positive H and W.
             RuntimeError: the image is on a CUDA device and anchor_ext was built without CUDA.
         """
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            strides, cell_anchors, num_cell_anchors = self._operands
+            return _graphs.anchors_of_image(image, self._pyramid_levels, strides, cell_anchors, num_cell_anchors)
         if not isinstance(image, Tensor):
             raise TypeError(f"image is {_arguments.show(image)}; expected a tensor (B, C, H, W) or (C, H, W)")
         if image.is_nested:
@@ -142,7 +150,7 @@ class Anchors(nn.Module):
         Raises:
             TypeError, ValueError: `image_shape` is not two positive integers.
         """
-        return ops.level_shapes(self._config, image_shape)
+        return _graphs.level_shapes(self._config, image_shape)
 
     def num_anchors(self, image_shape: Sequence[int]) -> int:
         """N, the number of anchors over all levels.
@@ -154,7 +162,7 @@ class Anchors(nn.Module):
 
     def _level_sizes(self, image_shape: Sequence[int]) -> list[int]:
         """Anchors per level."""
-        return ops.level_sizes(self._config, None, image_shape)
+        return _graphs.level_sizes(self._config, None, image_shape)
 
     def split(self, boxes: Tensor, image_shape: Sequence[int]) -> tuple[Tensor, ...]:
         """Per-level views, no copy, of anything that has a row per anchor.
@@ -217,6 +225,12 @@ class Anchors(nn.Module):
 _DEFAULT = Anchors()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_numbers(*arguments: Any) -> tuple[Any, ...]:
+    """The compiler need not follow how a configuration comes about."""
+    return Anchors(*arguments)._config.numbers()
+
+
 def generate(
     image_shape: Sequence[int],
     *,
@@ -252,6 +266,11 @@ def generate(
         RuntimeError: device is CUDA, and torch's CUDA, anchor_ext's or a GPU is missing; out of memory, as torch
             raises it.
     """
-    custom = not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None)
-    anchors = Anchors(pyramid_levels, strides, sizes, ratios, scales) if custom else _DEFAULT
-    return ops.generate(anchors._config, None, image_shape, None, True, dtype, device, out)
+    config: Any = _DEFAULT._config
+    if not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None):
+        arguments = (pyramid_levels, strides, sizes, ratios, scales)
+        if torch.compiler.is_dynamo_compiling():
+            config = _constant_numbers(*_graphs.constants(arguments))
+        else:
+            config = Anchors(*arguments)._config
+    return ops.generate(config, None, image_shape, None, True, dtype, device, out)

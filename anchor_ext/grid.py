@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _arguments, ops
-from .ops import COMPONENTS
+from . import _arguments, _graphs, ops
+from ._graphs import COMPONENTS
 
 __all__ = ["AnchorGrid"]
 
@@ -142,7 +142,7 @@ class AnchorGrid:
         self,
         level_shapes: Sequence[Sequence[int]],
         image_shape: Sequence[int],
-        border: float = 0.0,
+        border: float = 0,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | int | None = None,
@@ -188,7 +188,7 @@ class AnchorGrid:
         """The number of anchors of each level."""
         if image_shape is None and not self._config.strides:
             image_shape = (1, 1)  # the strides do not matter here
-        return ops.level_sizes(self._config, level_shapes, image_shape)
+        return _graphs.level_sizes(self._config, level_shapes, image_shape)
 
     def split(self, values: Tensor, level_shapes: Sequence[Sequence[int]], *, dim: int = 0) -> tuple[Tensor, ...]:
         """Per-level views, no copy, of anything that has an entry per anchor in its dimension `dim`.
@@ -223,10 +223,10 @@ class AnchorGrid:
         return list(numbers.view(-1, self._config.num_components).split(self._config.num_cell_anchors))
 
     def __repr__(self) -> str:
-        keywords = self._config.keywords
-        strides = list(zip(self._config.strides[::2], self._config.strides[1::2], strict=True)) or None
+        numbers = self._config.strides
+        strides = None if numbers is None else list(zip(numbers[::2], numbers[1::2], strict=True))
         return (
             f"AnchorGrid(num_cell_anchors={self._config.num_cell_anchors}, strides={strides}, "
-            f"offsets={keywords['offsets']}, starts={keywords['starts']}, "
-            f"arithmetic={keywords['arithmetic']!r}, layout={keywords['layout']!r})"
+            f"offsets={self._config.offsets}, starts={self._config.starts}, "
+            f"arithmetic={self._config.arithmetic!r}, layout={self._config.layout!r})"
         )

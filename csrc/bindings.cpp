@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -237,6 +238,31 @@ Config from_state(const py::tuple& state) {
                      state[6].cast<std::string>());
 }
 
+// Throws what the operators would throw.
+void check(const std::vector<std::int64_t>& level_shapes, const Numbers& strides,
+           const std::vector<double>& cell_anchors, const std::vector<std::int64_t>& num_cell_anchors,
+           const Numbers& offsets, const Numbers& starts, const std::string& arithmetic, const std::string& layout,
+           const Sides& image_shape, const Sides& clip) {
+  config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout)
+      .over(request_of(level_shapes, image_shape, clip));
+}
+
+// What a name stands for: how positions come about, and what the position, the centre and the sum are rounded to.
+std::tuple<Grid, Dtype, Dtype, Dtype> arithmetic(const std::string& name) {
+  const auto [grid, position, centre, sum] = arithmetic_of(name);
+  return {grid, position, centre, sum};
+}
+
+// By name, the bits of its components: those along x, along y, lower bounds, upper bounds; and how many there are.
+py::dict layouts() {
+  py::dict dict;
+  for (const char* name : {"xyxy", "yxyx", "cxcywha", "point", "point_stride"}) {
+    const Layout layout = layout_of(name);
+    dict[name] = py::make_tuple(layout.components, layout.along_x, layout.along_y, layout.low, layout.high);
+  }
+  return dict;
+}
+
 py::dict build_info_dict() {
   const BuildInfo info = build_info();
   const auto or_none = [](const std::string& text) -> py::object {
@@ -268,6 +294,13 @@ PYBIND11_MODULE(_core, m) {
       .value("float64", Dtype::float64)
       .value("float16", Dtype::float16)
       .value("bfloat16", Dtype::bfloat16);
+  py::enum_<Grid>(m, "Grid")
+      .value("product", Grid::product)
+      .value("quotient", Grid::quotient)
+      .value("arange", Grid::arange);
+  m.def("check", &check);
+  m.def("arithmetic", &arithmetic);
+  m.attr("LAYOUTS") = layouts();
   py::enum_<Device>(m, "Device").value("cpu", Device::cpu).value("cuda", Device::cuda);
 
   py::class_<Config>(m, "Config")

@@ -96,6 +96,15 @@ void check(const ConfigArguments& arguments, int components) {
     reject("cell_anchors has ", total, " cell anchors over all levels; expected at most ", kMaxCellAnchors);
 }
 
+std::vector<Pair> pairs_of(const char* name, const Numbers& given) {
+  if (!given) return {};
+  const std::vector<double>& numbers = *given;
+  if (numbers.size() % 2 != 0) reject(name, ": expected two numbers (y, x) per level");
+  std::vector<Pair> pairs;
+  for (std::size_t i = 0; i < numbers.size(); i += 2) pairs.push_back({numbers[i], numbers[i + 1]});
+  return pairs;
+}
+
 }  // namespace
 
 Arithmetic arithmetic_of(const std::string& name) {
@@ -299,6 +308,45 @@ Question Config::inside(const Pyramid& pyramid, ImageShape image_shape, double b
   question.high_y = nearest(static_cast<double>(image_shape.height) + border, dtype);
   question.high_x = nearest(static_cast<double>(image_shape.width) + border, dtype);
   return question;
+}
+
+Config config_of(const Numbers& strides, const std::vector<double>& cell_anchors,
+                 const std::vector<std::int64_t>& num_cell_anchors, const Numbers& offsets, const Numbers& starts,
+                 const std::string& arithmetic, const std::string& layout) {
+  ConfigArguments arguments;
+  arguments.strides = pairs_of("strides", strides);
+  arguments.offsets = pairs_of("offsets", offsets);
+  arguments.starts = pairs_of("starts", starts);
+  arguments.arithmetic = arithmetic;
+  arguments.layout = layout;
+  const std::int64_t components = layout_of(layout).components;
+  auto rest = static_cast<std::int64_t>(cell_anchors.size());
+  const double* next = cell_anchors.data();
+  for (const std::int64_t count : num_cell_anchors) {
+    if (count < 1 || count > rest / components)
+      reject("cell_anchors: expected ", components, " numbers per cell anchor that num_cell_anchors counts");
+    arguments.cell_anchors.emplace_back(next, next + count * components);
+    next += count * components;
+    rest -= count * components;
+  }
+  if (rest != 0) reject("cell_anchors: expected ", components, " numbers per cell anchor that num_cell_anchors counts");
+  return Config(std::move(arguments));
+}
+
+std::optional<ImageShape> image_shape_of(const char* name, const Sides& shape) {
+  if (!shape) return std::nullopt;
+  if (shape->size() != 2) reject(name, ": expected two numbers, height and width");
+  return ImageShape{(*shape)[0], (*shape)[1]};
+}
+
+Request request_of(const std::vector<std::int64_t>& level_shapes, const Sides& image_shape, const Sides& clip) {
+  if (level_shapes.size() % 2 != 0) reject("level_shapes: expected two numbers, rows and columns, per level");
+  Request request;
+  for (std::size_t i = 0; i < level_shapes.size(); i += 2)
+    request.level_shapes.push_back({level_shapes[i], level_shapes[i + 1]});
+  request.image_shape = image_shape_of("image_shape", image_shape);
+  request.clip = image_shape_of("clip", clip);
+  return request;
 }
 
 }  // namespace anchor_ext

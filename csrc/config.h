@@ -74,4 +74,16 @@ class ANCHOR_EXT_API Config {
   Pyramid pyramid_{};  // all but what depends on the request
 };
 
+// The operators' arguments: flat lists, level after level, of which some need not be given. (As an empty list that
+// would not reach the operator through AOTInductor, whose packages make None of it.)
+using Numbers = std::optional<std::vector<double>>;
+using Sides = std::optional<std::vector<std::int64_t>>;
+
+ANCHOR_EXT_API Config config_of(const Numbers& strides, const std::vector<double>& cell_anchors,
+                                const std::vector<std::int64_t>& num_cell_anchors, const Numbers& offsets,
+                                const Numbers& starts, const std::string& arithmetic, const std::string& layout);
+ANCHOR_EXT_API Request request_of(const std::vector<std::int64_t>& level_shapes, const Sides& image_shape,
+                                  const Sides& clip);
+std::optional<ImageShape> image_shape_of(const char* name, const Sides& shape);
+
 }  // namespace anchor_ext

@@ -118,65 +118,12 @@ Place place_of(stable::Device device) {
   throw std::invalid_argument("device: expected cpu, cuda or meta");
 }
 
-std::vector<Pair> pairs_of(const char* name, const std::vector<double>& numbers) {
-  if (numbers.size() % 2 != 0)
-    throw std::invalid_argument(std::string(name) + ": expected two numbers (y, x) per level");
-  std::vector<Pair> pairs;
-  for (std::size_t i = 0; i < numbers.size(); i += 2) pairs.push_back({numbers[i], numbers[i + 1]});
-  return pairs;
-}
-
-// The arguments that the operators share: see the schemas below.
-Config config_of(const std::vector<double>& strides, const std::vector<double>& cell_anchors,
-                 const std::vector<std::int64_t>& num_cell_anchors, const std::vector<double>& offsets,
-                 const std::vector<double>& starts, const Text& arithmetic, const Text& layout) {
-  ConfigArguments arguments;
-  arguments.strides = pairs_of("strides", strides);
-  arguments.offsets = pairs_of("offsets", offsets);
-  arguments.starts = pairs_of("starts", starts);
-  arguments.arithmetic = arithmetic.value;
-  arguments.layout = layout.value;
-  const std::int64_t components = layout_of(layout.value).components;
-  auto rest = static_cast<std::int64_t>(cell_anchors.size());
-  const double* next = cell_anchors.data();
-  for (const std::int64_t count : num_cell_anchors) {
-    if (count < 1 || count > rest / components)
-      throw std::invalid_argument("cell_anchors: expected " + std::to_string(components) +
-                                  " numbers per cell anchor that num_cell_anchors counts");
-    arguments.cell_anchors.emplace_back(next, next + count * components);
-    next += count * components;
-    rest -= count * components;
-  }
-  if (rest != 0)
-    throw std::invalid_argument("cell_anchors: expected " + std::to_string(components) +
-                                " numbers per cell anchor that num_cell_anchors counts");
-  return Config(std::move(arguments));
-}
-
-std::optional<ImageShape> image_shape_of(const char* name, const std::vector<std::int64_t>& shape) {
-  if (shape.empty()) return std::nullopt;
-  if (shape.size() != 2) throw std::invalid_argument(std::string(name) + ": expected two numbers, height and width");
-  return ImageShape{shape[0], shape[1]};
-}
-
-Request request_of(const std::vector<std::int64_t>& level_shapes, const std::vector<std::int64_t>& image_shape,
-                   const std::vector<std::int64_t>& clip) {
-  if (level_shapes.size() % 2 != 0)
-    throw std::invalid_argument("level_shapes: expected two numbers, rows and columns, per level");
-  Request request;
-  for (std::size_t i = 0; i < level_shapes.size(); i += 2)
-    request.level_shapes.push_back({level_shapes[i], level_shapes[i + 1]});
-  request.image_shape = image_shape_of("image_shape", image_shape);
-  request.clip = image_shape_of("clip", clip);
-  return request;
-}
-
-stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
-                           std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors,
-                           ScalarType dtype, stable::Device device, std::vector<double> offsets,
-                           std::vector<double> starts, Text arithmetic, Text layout,
-                           std::vector<std::int64_t> image_shape, std::vector<std::int64_t> clip) {
-  const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
+stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, Numbers strides, std::vector<double> cell_anchors,
+                           std::vector<std::int64_t> num_cell_anchors, ScalarType dtype, stable::Device device,
+                           Numbers offsets, Numbers starts, Text arithmetic, Text layout, Sides image_shape,
+                           Sides clip) {
+  const Config config =
+      config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
   const Dtype type = dtype_of(dtype);
   stable::Tensor out = empty({pyramid.num_anchors, config.num_components()}, dtype, device);
@@ -184,14 +131,14 @@ stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, std::vector<d
   return out;
 }
 
-stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_shapes, std::vector<double> strides,
+stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_shapes, Numbers strides,
                          std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors, ScalarType dtype,
-                         std::vector<double> offsets, std::vector<double> starts, Text arithmetic, Text layout,
-                         std::vector<std::int64_t> image_shape, std::vector<std::int64_t> clip) {
+                         Numbers offsets, Numbers starts, Text arithmetic, Text layout, Sides image_shape, Sides clip) {
   const ScalarType index_type = index.scalar_type();
   if ((index_type != ScalarType::Long && index_type != ScalarType::Int) || !index.is_contiguous())
     throw std::invalid_argument("index: expected a contiguous tensor of int64 or int32");
-  const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
+  const Config config =
+      config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
   const Dtype type = dtype_of(dtype);
   std::vector<std::int64_t> sizes(index.sizes().begin(), index.sizes().end());
@@ -205,34 +152,32 @@ stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_s
   return out;
 }
 
-stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
-                         std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors,
-                         std::vector<std::int64_t> image_shape, double border, ScalarType dtype, stable::Device device,
-                         std::vector<double> offsets, std::vector<double> starts, Text arithmetic, Text layout) {
-  const Config config = config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout);
-  const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, {}));
-  const std::optional<ImageShape> image = image_shape_of("image_shape", image_shape);
-  if (!image) throw std::invalid_argument("image_shape: expected two numbers, height and width");
-  const Question question = config.inside(pyramid, *image, border, dtype_of(dtype));
+stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, Numbers strides, std::vector<double> cell_anchors,
+                         std::vector<std::int64_t> num_cell_anchors, std::vector<std::int64_t> image_shape,
+                         double border, ScalarType dtype, stable::Device device, Numbers offsets, Numbers starts,
+                         Text arithmetic, Text layout) {
+  const Config config =
+      config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
+  const Request request = request_of(level_shapes, image_shape, {});
+  const Pyramid pyramid = config.over(request);
+  const Question question = config.inside(pyramid, *request.image_shape, border, dtype_of(dtype));
   stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
   if (device.type() != DeviceType::Meta)
     flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
   return out;
 }
 
-stable::Tensor valid_flags_op(std::vector<std::int64_t> level_shapes, std::vector<double> strides,
+stable::Tensor valid_flags_op(std::vector<std::int64_t> level_shapes, Numbers strides,
                               std::vector<std::int64_t> num_cell_anchors, std::vector<std::int64_t> padded_shape,
-                              stable::Device device, Text arithmetic, std::vector<std::int64_t> image_shape) {
+                              stable::Device device, Text arithmetic, Sides image_shape) {
   // Whether a cell is valid does not depend on its cell anchors' numbers: points will do.
   std::vector<double> points;
   for (const std::int64_t count : num_cell_anchors)
     if (count > 0 && count <= kMaxCellAnchors) points.resize(points.size() + 2 * static_cast<std::size_t>(count));
-  const Config config = config_of(strides, points, num_cell_anchors, {}, {}, arithmetic, {"point"});
+  const Config config = config_of(strides, points, num_cell_anchors, {}, {}, arithmetic.value, "point");
   const Request request = request_of(level_shapes, image_shape, {});
   const Pyramid pyramid = config.over(request);
-  const std::optional<ImageShape> padded = image_shape_of("padded_shape", padded_shape);
-  if (!padded) throw std::invalid_argument("padded_shape: expected two numbers, height and width");
-  const Question question = config.valid(pyramid, request, *padded);
+  const Question question = config.valid(pyramid, request, *image_shape_of("padded_shape", padded_shape));
   stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
   if (device.type() != DeviceType::Meta)
     flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
@@ -292,20 +237,20 @@ BuildInfo build_info() {
 // padded image, [N].
 STABLE_TORCH_LIBRARY(anchor_ext, m) {
   m.def(
-      "generate(SymInt[] level_shapes, float[] strides, float[] cell_anchors, int[] num_cell_anchors, *, "
-      "ScalarType dtype, Device device, float[] offsets=[], float[] starts=[], str arithmetic='float64', "
-      "str layout='xyxy', SymInt[] image_shape=[], SymInt[] clip=[]) -> Tensor");
+      "generate(SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, *, "
+      "ScalarType dtype, Device device, float[]? offsets=None, float[]? starts=None, str arithmetic='float64', "
+      "str layout='xyxy', SymInt[]? image_shape=None, SymInt[]? clip=None) -> Tensor");
   m.def(
-      "gather(Tensor index, SymInt[] level_shapes, float[] strides, float[] cell_anchors, int[] num_cell_anchors, *, "
-      "ScalarType dtype, float[] offsets=[], float[] starts=[], str arithmetic='float64', str layout='xyxy', "
-      "SymInt[] image_shape=[], SymInt[] clip=[]) -> Tensor");
+      "gather(Tensor index, SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, *, "
+      "ScalarType dtype, float[]? offsets=None, float[]? starts=None, str arithmetic='float64', str layout='xyxy', "
+      "SymInt[]? image_shape=None, SymInt[]? clip=None) -> Tensor");
   m.def(
-      "inside(SymInt[] level_shapes, float[] strides, float[] cell_anchors, int[] num_cell_anchors, "
-      "SymInt[] image_shape, float border=0., *, ScalarType dtype, Device device, float[] offsets=[], "
-      "float[] starts=[], str arithmetic='float64', str layout='xyxy') -> Tensor");
+      "inside(SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, "
+      "SymInt[] image_shape, float border=0., *, ScalarType dtype, Device device, float[]? offsets=None, "
+      "float[]? starts=None, str arithmetic='float64', str layout='xyxy') -> Tensor");
   m.def(
-      "valid_flags(SymInt[] level_shapes, float[] strides, int[] num_cell_anchors, SymInt[] padded_shape, *, "
-      "Device device, str arithmetic='float64', SymInt[] image_shape=[]) -> Tensor");
+      "valid_flags(SymInt[] level_shapes, float[]? strides, int[] num_cell_anchors, SymInt[] padded_shape, *, "
+      "Device device, str arithmetic='float64', SymInt[]? image_shape=None) -> Tensor");
 }
 
 // The kernels look at the device themselves: most operators have no tensor among their arguments to dispatch on.

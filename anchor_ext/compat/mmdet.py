@@ -12,6 +12,7 @@ from torch import Tensor
 from .._arguments import is_sequence
 from ..grid import AnchorGrid
 from ._common import (
+    DTYPES,
     PROMOTED,
     CompatError,
     check_levels,
@@ -76,28 +77,30 @@ class _Generator:
     strides: list[tuple[Any, Any]]
     use_box_type = False
     grid: AnchorGrid  # of float32 anchors
+    _kinds: tuple[str, ...] = ("priors", "sparse")
 
     def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
         """The grid of these levels that makes priors of a dtype; mmdet rounds in another order for some kinds."""
         raise NotImplementedError
 
     def _prepare(self) -> None:
-        """Grids of float32, which nearly all callers want, now; those of other dtypes on their first use."""
-        self._made: dict[tuple[str, torch.dtype, int | None], AnchorGrid] = {}
+        """Every grid, now: in what is compiled none can be made."""
+        parts: dict[int | None, slice] = {level: slice(level, level + 1) for level in range(len(self.strides))}
+        parts[None] = slice(None)
+        with constants():
+            self._made = {
+                (kind, dtype, level): self._make(kind, dtype, part)
+                for kind in self._kinds
+                for dtype in DTYPES
+                for level, part in parts.items()
+            }
         self.grid = self._grid("priors", torch.float32)
-        for level in range(len(self.strides)):
-            self._grid("sparse", torch.float32, level)
 
     def _grid(self, kind: str, dtype: torch.dtype, level: int | None = None) -> AnchorGrid:
         name_of(dtype)
-        key = (kind, dtype, level)
-        if key not in self._made:
-            if level is not None and not -self.num_levels <= level < self.num_levels:
-                raise CompatError(f"level_idx is {level}; expected one of {self.num_levels} levels")
-            with constants():
-                at = slice(None) if level is None else slice(level % self.num_levels, level % self.num_levels + 1)
-                self._made[key] = self._make(kind, dtype, at)
-        return self._made[key]
+        if level is not None and not -self.num_levels <= level < self.num_levels:
+            raise CompatError(f"level_idx is {level}; expected one of {self.num_levels} levels")
+        return self._made[kind, dtype, None if level is None else level % self.num_levels]
 
     def _strides_y_x(self) -> list[tuple[Any, Any]]:
         return [(y, x) for x, y in self.strides]
@@ -513,6 +516,8 @@ class MlvlPointGenerator(_Generator):
         strides: pixels between points, per level: a number or a pair (w, h).
         offset: of the first point, in strides.
     """
+
+    _kinds = ("priors", "sparse", "points and strides")
 
     def __init__(self, strides: Sequence[Any], offset: float = 0.5) -> None:
         check_pairs("strides", strides)

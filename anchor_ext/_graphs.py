@@ -1,0 +1,380 @@
+"""What programs that record torch's operators see of anchor_ext: compilers, exporters, tracers, modes, transforms."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ._arguments import image_shape as _read_image_shape
+from ._arguments import level_shapes as _read_level_shapes
+from ._library import native
+
+if TYPE_CHECKING:
+    from .ops import Configuration
+
+__all__ = [
+    "COMPONENTS",
+    "anchors_of_image",
+    "concrete",
+    "constants",
+    "gather",
+    "generate",
+    "inside",
+    "is_symbolic",
+    "is_traced",
+    "is_watched",
+    "level_shapes",
+    "level_sizes",
+    "traced",
+    "unseen_by_trace",
+    "valid_flags",
+]
+
+# Of an anchor, by layout.
+COMPONENTS: dict[str, int] = {name: layout[0] for name, layout in native.LAYOUTS.items()}
+
+# Looked up once: together these questions would cost as much as a small fill.
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_jit_trace = torch._C._get_tracing_state
+
+
+def is_watched() -> bool:
+    """Whether torch's operators are compiled, exported, faked, logged or transformed: ours must be seen among them."""
+    return _is_compiling() or _dispatch_modes() > 0 or _transforms() is not None
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace records what happens."""
+    return _jit_trace() is not None
+
+
+@contextlib.contextmanager
+def unseen_by_trace() -> Iterator[None]:
+    """What torch.jit.trace does not see becomes a constant of the trace."""
+    state = _jit_trace()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+# The fake kernels: what the operators return, without the numbers. Their signatures are the schemas in ops.cpp.
+
+
+def _known(sides: Sequence[int] | None) -> list[int] | None:
+    return None if sides is None else [side if isinstance(side, int) else 1 for side in sides]
+
+
+def _count(
+    level_shapes: Sequence[int],
+    strides: Sequence[float] | None,
+    cell_anchors: Sequence[float],
+    num_cell_anchors: Sequence[int],
+    offsets: Sequence[float] | None = None,
+    starts: Sequence[float] | None = None,
+    arithmetic: str = "float64",
+    layout: str = "xyxy",
+    image_shape: Sequence[int] | None = None,
+    clip: Sequence[int] | None = None,
+) -> int:
+    """The number of anchors. Raises what the operator would raise, as far as it does not hang on symbols."""
+    native.check(
+        _known(level_shapes), strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout,
+        _known(image_shape), _known(clip),
+    )  # fmt: skip
+    levels = zip(level_shapes[::2], level_shapes[1::2], num_cell_anchors, strict=True)
+    return sum(rows * columns * count for rows, columns, count in levels)
+
+
+@torch.library.register_fake("anchor_ext::generate")  # type: ignore[untyped-decorator]
+def _(*arguments: Any, dtype: torch.dtype, device: torch.device, **keywords: Any) -> Tensor:
+    shape = (_count(*arguments, **keywords), COMPONENTS[keywords.get("layout", "xyxy")])
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+@torch.library.register_fake("anchor_ext::gather")  # type: ignore[untyped-decorator]
+def _(index: Tensor, *arguments: Any, dtype: torch.dtype, **keywords: Any) -> Tensor:
+    if index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"index has dtype {index.dtype}; expected int64 or int32")
+    _count(*arguments, **keywords)
+    shape = (*index.shape, COMPONENTS[keywords.get("layout", "xyxy")])
+    return torch.empty(shape, dtype=dtype, device=index.device)
+
+
+@torch.library.register_fake("anchor_ext::inside")  # type: ignore[untyped-decorator]
+def _(
+    level_shapes: Sequence[int],
+    strides: Sequence[float] | None,
+    cell_anchors: Sequence[float],
+    num_cell_anchors: Sequence[int],
+    image_shape: Sequence[int],
+    border: float = 0.0,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    **keywords: Any,
+) -> Tensor:
+    count = _count(level_shapes, strides, cell_anchors, num_cell_anchors, image_shape=image_shape, **keywords)
+    return torch.empty(count, dtype=torch.bool, device=device)
+
+
+@torch.library.register_fake("anchor_ext::valid_flags")  # type: ignore[untyped-decorator]
+def _(
+    level_shapes: Sequence[int],
+    strides: Sequence[float] | None,
+    num_cell_anchors: Sequence[int],
+    padded_shape: Sequence[int],
+    *,
+    device: torch.device,
+    **keywords: Any,
+) -> Tensor:
+    _read_image_shape(_known(padded_shape), "padded_shape")
+    points = [0.0, 0.0] * sum(num_cell_anchors)
+    count = _count(level_shapes, strides, points, num_cell_anchors, layout="point", **keywords)
+    return torch.empty(count, dtype=torch.bool, device=device)
+
+
+# The grids, from sides that may be symbols.
+
+
+def constants(numbers: Any) -> Any:
+    """Numbers in lists that the compiler may have made symbols of, as such again."""
+    if isinstance(numbers, (list, tuple)):
+        return [constants(number) for number in numbers]
+    if not isinstance(numbers, (int, float)):
+        return numbers
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    return guard_scalar(numbers)
+
+
+def _is_symbol(side: object) -> bool:
+    return isinstance(side, (torch.SymInt, Tensor))
+
+
+def is_symbolic(shape: Any) -> bool:
+    """Whether a shape has sides that only a graph, when it runs, will know."""
+    return isinstance(shape, (tuple, list)) and any(map(_is_symbol, shape))
+
+
+def _are_symbolic(shapes: Any) -> bool:
+    return isinstance(shapes, (tuple, list)) and any(map(is_symbolic, shapes))
+
+
+def _holds(condition: Any) -> bool:
+    """Whether a condition is known to hold; one on numbers that only a running graph knows is the operator's."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
+
+
+def _sides(name: str, shape: Any) -> list[int] | None:
+    """A shape as an operator takes it."""
+    if shape is None:
+        return None
+    if not torch.compiler.is_dynamo_compiling() and not is_symbolic(shape):
+        return list(_read_image_shape(shape, name))
+    height, width = shape
+    traced = isinstance(height, Tensor) or isinstance(width, Tensor)  # what they are in it has been checked
+    if not traced and (_holds(height < 1) or _holds(width < 1)):
+        raise ValueError(f"{name} is ({height}, {width}); expected two positive integers (height, width)")
+    return [height, width]
+
+
+def _over_image(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:
+    height, width = image_shape
+    return [((height + 2**level - 1) // 2**level, (width + 2**level - 1) // 2**level) for level in pyramid_levels]
+
+
+def level_shapes(config: Configuration, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+    """The grids that `config`'s pyramid levels have over an image."""
+    if torch.compiler.is_compiling() or is_symbolic(image_shape):  # the native library knows no symbols
+        return _over_image(_numbers(config)[-1], image_shape)
+    return config.native.level_shapes(None, image_shape)  # type: ignore[no-any-return]
+
+
+def level_sizes(config: Configuration, grids: Sequence[Any] | None, image_shape: Any) -> list[int]:
+    """The number of anchors of each level."""
+    if torch.compiler.is_compiling() or is_symbolic(image_shape) or _are_symbolic(grids):
+        shapes = level_shapes(config, image_shape) if grids is None else grids
+        return [rows * columns * count for (rows, columns), count in zip(shapes, _numbers(config)[2], strict=True)]
+    return config.native.level_sizes(grids, image_shape)  # type: ignore[no-any-return]
+
+
+# Calls of the operators.
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_numbers(config: Configuration) -> tuple[Any, ...]:
+    return config.numbers()
+
+
+def _numbers(config: Configuration | tuple[Any, ...]) -> tuple[Any, ...]:
+    """A configuration's; one that was made inside of what is compiled is nothing else."""
+    numbers: tuple[Any, ...] = config if isinstance(config, tuple) else _constant_numbers(config)
+    return numbers
+
+
+def _operands(config: Configuration, grids: Any, image_shape: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the operators take of the configuration, the grids and the image: by position and by name."""
+    strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout, pyramid_levels = _numbers(config)
+    shape = _sides("image_shape", image_shape)
+    if grids is None:
+        grids = _over_image(pyramid_levels, shape or _read_image_shape(image_shape))
+    elif not torch.compiler.is_dynamo_compiling() and not _are_symbolic(grids):
+        grids = _read_level_shapes(grids)
+    keywords = {
+        "offsets": offsets,
+        "starts": starts,
+        "arithmetic": arithmetic,
+        "layout": layout,
+        "image_shape": None if pyramid_levels else shape,
+    }
+    flat = [side for rows, columns in grids for side in (rows, columns)]
+    return (flat, strides, cell_anchors, num_cell_anchors), keywords
+
+
+def _on_device(call: Callable[[torch.device], Tensor], device: torch.device) -> Tensor:
+    """The result of an operator, which knows the CPU, CUDA and meta, on any device."""
+    if device.type in ("cpu", "cuda", "meta"):
+        return call(device)
+    return call(torch.device("cpu")).to(device)
+
+
+def generate(
+    config: Configuration, grids: Any, image_shape: Any, clip: Any, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[N, components], by the operator."""
+    operands, keywords = _operands(config, grids, image_shape)
+    return _on_device(
+        lambda place: torch.ops.anchor_ext.generate.default(
+            *operands, dtype=dtype, device=place, clip=_sides("clip", clip), **keywords
+        ),
+        device,
+    )
+
+
+def gather(config: Configuration, index: Tensor, grids: Any, image_shape: Any, clip: Any, dtype: torch.dtype) -> Tensor:
+    """[..., components], by the operator."""
+    operands, keywords = _operands(config, grids, image_shape)
+    ours = index.device.type in ("cpu", "cuda", "meta")
+    boxes: Tensor = torch.ops.anchor_ext.gather.default(
+        index if ours else index.cpu(), *operands, dtype=dtype, clip=_sides("clip", clip), **keywords
+    )
+    return boxes if ours else boxes.to(index.device)
+
+
+def inside(
+    config: Configuration, grids: Any, image_shape: Any, border: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[N] bool, by the operator."""
+    operands, keywords = _operands(config, grids, image_shape)
+    sides = keywords.pop("image_shape")
+    if torch.compiler.is_dynamo_compiling():
+        border = constants(border)
+    return _on_device(
+        lambda place: torch.ops.anchor_ext.inside.default(
+            *operands, sides, border, dtype=dtype, device=place, **keywords
+        ),
+        device,
+    )
+
+
+def valid_flags(config: Configuration, grids: Any, image_shape: Any, padded_shape: Any, device: torch.device) -> Tensor:
+    """[N] bool, by the operator."""
+    (flat, strides, _, counts), keywords = _operands(config, grids, image_shape)
+    return _on_device(
+        lambda place: torch.ops.anchor_ext.valid_flags.default(
+            flat, strides, counts, _sides("padded_shape", padded_shape), device=place,
+            arithmetic=keywords["arithmetic"], image_shape=keywords["image_shape"],
+        ),
+        device,
+    )  # fmt: skip
+
+
+# TorchScript, which reads the sources of what is decorated or called in here.
+
+
+def anchors_of_image(
+    image: Tensor, pyramid_levels: list[int], strides: list[float], cell_anchors: list[float],
+    num_cell_anchors: list[int],
+) -> Tensor:  # fmt: skip
+    """`Anchors.forward` in a scripted program."""
+    shape = image.shape
+    if len(shape) not in (3, 4) or shape[-2] == 0 or shape[-1] == 0:
+        raise ValueError(f"image has shape {shape}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
+    sides: list[int] = []
+    for level in pyramid_levels:
+        for side in shape[-2:]:
+            sides.append((side + (1 << level) - 1) >> level)
+    boxes: Tensor = torch.ops.anchor_ext.generate(
+        sides, strides, cell_anchors, num_cell_anchors, dtype=torch.float32, device=image.device
+    )
+    return boxes.unsqueeze(0)
+
+
+def _of_traced_sides(
+    level_shapes: list[Tensor], strides: list[float] | None, cell_anchors: list[float], num_cell_anchors: list[int],
+    dtype: int, device: torch.device, offsets: list[float] | None, starts: list[float] | None, arithmetic: str,
+    layout: str, image_shape: list[Tensor] | None, clip: list[Tensor] | None,
+) -> Tensor:  # fmt: skip
+    image: list[int] | None = None
+    if image_shape is not None:
+        image = [int(side) for side in image_shape]
+    limit: list[int] | None = None
+    if clip is not None:
+        limit = [int(side) for side in clip]
+    boxes: Tensor = torch.ops.anchor_ext.generate(
+        [int(side) for side in level_shapes], strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device,
+        offsets=offsets, starts=starts, arithmetic=arithmetic, layout=layout, image_shape=image, clip=limit,
+    )  # fmt: skip
+    return boxes
+
+
+@functools.cache
+def _scripted() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is old, whoever traces has heard
+        return torch.jit.script(_of_traced_sides)
+
+
+def concrete(shapes: Any) -> Any:
+    """Shapes whose sides torch.jit.trace has made tensors, as numbers."""
+    if isinstance(shapes, Tensor) and shapes.ndim == 0:
+        return int(shapes)
+    if isinstance(shapes, (tuple, list)):
+        return (tuple if isinstance(shapes, tuple) else list)(map(concrete, shapes))
+    return shapes
+
+
+def traced(
+    config: Configuration, grids: Any, image_shape: Any, clip: Any, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[N, components] in a trace, whose sizes stay those of the image that the trace is called with.
+
+    A trace cannot hold an operator that takes a device, but it can hold a scripted function that calls one.
+    """
+
+    def tensors(sides: Any) -> list[Tensor] | None:
+        return None if sides is None else [torch.as_tensor(side, device="cpu") for side in sides]
+
+    operands, keywords = _operands(config, grids, image_shape)
+    keywords["image_shape"] = tensors(keywords["image_shape"])
+    return _on_device(
+        lambda place: _scripted()(
+            tensors(operands[0]), *operands[1:], dtype=dtype, device=place, clip=tensors(_sides("clip", clip)),
+            **keywords,
+        ),
+        device,
+    )  # fmt: skip

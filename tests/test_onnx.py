@@ -1,0 +1,164 @@
+"""anchor_ext.onnx: standard ONNX operators that give, in onnxruntime, the bits of the eager call at every size."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import reference
+import torch
+from conftest import ARITHMETICS, grid_of, random_grid
+from torch import nn
+
+import anchor_ext
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import anchor_ext.onnx  # noqa: E402
+
+SHAPES = [(640, 832), (61, 100), (96, 160), (33, 500), (400, 31), (128, 128), (7, 9), (500, 333), (250, 64), (97, 211)]
+
+
+def export(module: nn.Module, path, **keywords):
+    """The exported file's session, of a module that takes an image (1, 1, H, W) of any size."""
+    sides = {2: torch.export.Dim("height", min=2, max=8192), 3: torch.export.Dim("width", min=2, max=8192)}
+    torch.onnx.export(
+        module.eval(),
+        (torch.rand(1, 1, 96, 160),),
+        path,
+        dynamo=True,
+        dynamic_shapes=({**sides},),
+        custom_translation_table=anchor_ext.onnx.translation_table(),
+        external_data=False,
+        verbose=False,
+        **keywords,
+    )
+    assert {node.domain for node in onnx.load(path).graph.node} == {""}  # standard operators
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def assert_equal(session, module: nn.Module, shapes=SHAPES) -> None:
+    for shape in shapes:
+        image = torch.rand(1, 1, *shape)
+        expected = module(image)
+        expected = expected if isinstance(expected, (list, tuple)) else [expected]
+        results = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        for i, (result, tensor) in enumerate(zip(results, expected, strict=True)):
+            result = torch.from_numpy(result)
+            if tensor.dtype == torch.bool:
+                assert torch.equal(result, tensor), (shape, i)
+            else:
+                assert reference.same_bits(result, tensor), (shape, i)
+
+
+class Detector(nn.Module):
+    def __init__(self, anchors: anchor_ext.Anchors, dtype: torch.dtype):
+        super().__init__()
+        self.anchors, self.dtype = anchors, dtype
+
+    def forward(self, image):
+        boxes = self.anchors.generate(image.shape[-2:], dtype=self.dtype, device=image.device)
+        return boxes if self.dtype != torch.float32 else self.anchors(image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_anchors_at_any_size(dtype, tmp_path):
+    module = Detector(anchor_ext.Anchors(strides=[8.3, 15.7, (31.9, 33), 64, 127.9]), dtype)
+    path = tmp_path / "anchors.onnx"
+    assert_equal(export(module, path), module)
+
+
+def test_size_of_the_file_does_not_depend_on_the_image(tmp_path):
+    sizes = []
+    for i, shape in enumerate([(96, 160), (4000, 6000)]):
+        path = tmp_path / f"{i}.onnx"
+        image = torch.rand(1, 1, *shape)
+        table = anchor_ext.onnx.translation_table()
+        torch.onnx.export(
+            anchor_ext.Anchors(), (image,), path, dynamo=True, custom_translation_table=table, optimize=False,
+            external_data=False, verbose=False,
+        )  # fmt: skip
+        sizes.append(path.stat().st_size)
+    assert abs(sizes[0] - sizes[1]) < 10_000
+
+
+class Grids(nn.Module):
+    """Many grids, whose levels have shapes that follow from the image's."""
+
+    def __init__(self, rng: random.Random, count: int, call):
+        super().__init__()
+        self.call, self.grids, self.arguments, self.rng = call, [], [], rng
+        while len(self.grids) < count:
+            arguments = random_grid(rng, 300)
+            arguments["cell_anchors"] = [level[:3] for level in arguments["cell_anchors"][:3]]
+            for name in ("strides", "offsets", "starts"):
+                arguments[name] = arguments[name] and arguments[name][:3]
+            arguments["divisors"] = [(rng.randint(9, 70), rng.randint(9, 70)) for _ in arguments["cell_anchors"]]
+            arguments["clipped"] = arguments["clip"] is not None
+            arguments["seed"] = rng.random()
+            self.arguments.append(arguments)
+            self.grids.append(grid_of(arguments))
+
+    def forward(self, image):
+        height, width = image.shape[-2:]
+        outputs = []
+        for grid, arguments in zip(self.grids, self.arguments, strict=True):
+            level_shapes = [(height // y + 1, width // x + 1) for y, x in arguments["divisors"]]
+            outputs.append(self.call(grid, arguments, level_shapes, (height, width)))
+        return outputs
+
+
+def sums_of(arguments) -> str:
+    return arguments["arithmetic"].split("/")[-1]
+
+
+def dtype_of(arguments, dtypes=(torch.float32, torch.float64, torch.float16)) -> torch.dtype:
+    """Any, but that ONNX cannot round sums of float64 once to 16 bits."""
+    rng = random.Random(arguments["seed"])
+    return rng.choice(dtypes[: 2 if sums_of(arguments) == "float64" else None])
+
+
+def generate(grid, arguments, level_shapes, image_shape):
+    clip = image_shape if arguments["clipped"] else None
+    return grid(level_shapes, image_shape=image_shape, clip=clip, dtype=dtype_of(arguments), device="cpu")
+
+
+def at(grid, arguments, level_shapes, image_shape):
+    index = torch.tensor([[0, 5, -1], [10**9 + 7, -(10**8), 3]], dtype=random.Random(arguments["seed"]).choice(
+        [torch.int64, torch.int32]
+    ))  # fmt: skip
+    return grid.at(index, level_shapes, image_shape=image_shape, dtype=dtype_of(arguments))
+
+
+def inside(grid, arguments, level_shapes, image_shape):
+    border = random.Random(arguments["seed"]).choice([0.0, -3.5, 20.1])
+    return grid.inside(level_shapes, image_shape, border, dtype=dtype_of(arguments), device="cpu")
+
+
+def valid_flags(grid, arguments, level_shapes, image_shape):
+    height, width = image_shape
+    return grid.valid_flags(level_shapes, (height // 2 + 1, width // 3 + 1), image_shape=image_shape, device="cpu")
+
+
+@pytest.mark.parametrize("call", [generate, at, inside, valid_flags], ids=lambda call: call.__name__)
+def test_any_grid_at_any_size(call, tmp_path):
+    module = Grids(random.Random(call.__name__), 60 if call is generate else 25, call)
+    if call is generate:
+        assert {arguments["arithmetic"] for arguments in module.arguments} == set(ARITHMETICS)
+        assert {arguments["layout"] for arguments in module.arguments} == set(reference.LAYOUTS)
+    session = export(module, tmp_path / "grids.onnx")
+    assert_equal(session, module, SHAPES[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_says_what_onnx_cannot_express(dtype, tmp_path):
+    with pytest.raises(Exception) as raised:  # the exporter's own, in which ours is
+        export(Detector(anchor_ext.Anchors(), dtype), tmp_path / "anchors.onnx")
+    causes, error = [], raised.value
+    while error is not None:
+        causes.append(str(error))
+        error = error.__cause__
+    assert any(f"dtype is {dtype} with an arithmetic that adds in float64" in cause for cause in causes)
+    assert not (tmp_path / "anchors.onnx").exists()
