@@ -1,0 +1,86 @@
+"""torch.jit.script and torch.jit.trace: programs that stay good for every image size."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import anchor_ext
+from anchor_ext.compat.torchvision import DefaultBoxGenerator
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(torch.jit, "script"), reason="torch has no TorchScript any more"),
+    pytest.mark.filterwarnings("ignore"),  # that TorchScript is old; and what a trace cannot follow, tested here
+]
+SHAPES = [(64, 80), (640, 832), (77, 13), (1, 1)]
+
+
+def reloaded(program):
+    stream = io.BytesIO()
+    torch.jit.save(program, stream)
+    stream.seek(0)
+    return torch.jit.load(stream)
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.anchors = anchor_ext.Anchors(strides=[(8, 9.5), 16, 32, 64, 128], sizes=[30.5, 61, 122, 244, 488])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.anchors(image) * 2
+
+
+def test_scripted(device):
+    detector = Detector()
+    program = reloaded(torch.jit.script(detector))
+    for shape in SHAPES:
+        for image in (torch.zeros(2, 3, *shape, device=device), torch.zeros(3, *shape, device=device)):
+            assert torch.equal(program(image), detector(image))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 3, 0, 8), (1, 3, 8, 0)])
+def test_scripted_errors(shape):
+    with pytest.raises(torch.jit.Error, match="image has shape"):
+        torch.jit.script(anchor_ext.Anchors())(torch.zeros(shape))
+
+
+class Images:
+    def __init__(self, tensors):
+        self.tensors, self.image_sizes = tensors, [(1, 1)]
+
+
+class Traced(nn.Module):
+    """Sizes that are an image's, by every way that they take into the operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.detector, self.boxes = Detector(), DefaultBoxGenerator([[2], [2, 3]])
+        self.grid = anchor_ext.AnchorGrid([[(0, 0, 3, 5, 30)]], [7.7], layout="cxcywha", start=1.5)
+
+    def forward(self, image):
+        features = [image[..., ::8, ::8], image[..., ::16, ::16]]
+        shape = image.shape[-2:]
+        return (
+            self.detector(image),
+            anchor_ext.generate(shape, dtype=torch.bfloat16, device=image.device),
+            self.grid([features[0].shape[-2:]], device=image.device),
+            self.boxes(Images(image), features)[0],
+        )
+
+
+def test_traced(device):
+    module = Traced()
+    program = reloaded(torch.jit.trace(module, torch.zeros(1, 3, 64, 80, device=device)))
+    for shape in SHAPES:
+        image = torch.zeros(1, 3, *shape, device=device)
+        for ours, eager in zip(program(image), module(image), strict=True):
+            assert ours.dtype == eager.dtype and torch.equal(ours, eager), shape
+
+
+def test_trace_refuses_what_eager_refuses():
+    with pytest.raises(ValueError, match=r"image_shape is \(0, 8\)"):
+        torch.jit.trace(lambda image: anchor_ext.generate(image.shape[-2:], device="cpu"), torch.zeros(1, 3, 0, 8))
