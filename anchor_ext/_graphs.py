@@ -39,6 +39,10 @@ __all__ = [
 # Of an anchor, by layout.
 COMPONENTS: dict[str, int] = {name: layout[0] for name, layout in native.LAYOUTS.items()}
 
+# The operators' dtype is a name: torch 2.11's AOTInductor takes float32 for float64 where it is a ScalarType.
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
 # Looked up once: together these questions would cost as much as a small fill.
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -95,19 +99,26 @@ def _count(
     return sum(rows * columns * count for rows, columns, count in levels)
 
 
+def _dtype_of(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ValueError(f"dtype is {name!r}; expected {', '.join(_DTYPES)}")
+    dtype: torch.dtype = _DTYPES[name]
+    return dtype
+
+
 @torch.library.register_fake("anchor_ext::generate")  # type: ignore[untyped-decorator]
-def _(*arguments: Any, dtype: torch.dtype, device: torch.device, **keywords: Any) -> Tensor:
+def _(*arguments: Any, dtype: str, device: torch.device, **keywords: Any) -> Tensor:
     shape = (_count(*arguments, **keywords), COMPONENTS[keywords.get("layout", "xyxy")])
-    return torch.empty(shape, dtype=dtype, device=device)
+    return torch.empty(shape, dtype=_dtype_of(dtype), device=device)
 
 
 @torch.library.register_fake("anchor_ext::gather")  # type: ignore[untyped-decorator]
-def _(index: Tensor, *arguments: Any, dtype: torch.dtype, **keywords: Any) -> Tensor:
+def _(index: Tensor, *arguments: Any, dtype: str, **keywords: Any) -> Tensor:
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"index has dtype {index.dtype}; expected int64 or int32")
     _count(*arguments, **keywords)
     shape = (*index.shape, COMPONENTS[keywords.get("layout", "xyxy")])
-    return torch.empty(shape, dtype=dtype, device=index.device)
+    return torch.empty(shape, dtype=_dtype_of(dtype), device=index.device)
 
 
 @torch.library.register_fake("anchor_ext::inside")  # type: ignore[untyped-decorator]
@@ -119,10 +130,11 @@ def _(
     image_shape: Sequence[int],
     border: float = 0.0,
     *,
-    dtype: torch.dtype,
+    dtype: str,
     device: torch.device,
     **keywords: Any,
 ) -> Tensor:
+    _dtype_of(dtype)
     count = _count(level_shapes, strides, cell_anchors, num_cell_anchors, image_shape=image_shape, **keywords)
     return torch.empty(count, dtype=torch.bool, device=device)
 
@@ -259,7 +271,7 @@ def generate(
     operands, keywords = _operands(config, grids, image_shape)
     return _on_device(
         lambda place: torch.ops.anchor_ext.generate.default(
-            *operands, dtype=dtype, device=place, clip=_sides("clip", clip), **keywords
+            *operands, dtype=_NAMES[dtype], device=place, clip=_sides("clip", clip), **keywords
         ),
         device,
     )
@@ -270,7 +282,7 @@ def gather(config: Configuration, index: Tensor, grids: Any, image_shape: Any, c
     operands, keywords = _operands(config, grids, image_shape)
     ours = index.device.type in ("cpu", "cuda", "meta")
     boxes: Tensor = torch.ops.anchor_ext.gather.default(
-        index if ours else index.cpu(), *operands, dtype=dtype, clip=_sides("clip", clip), **keywords
+        index if ours else index.cpu(), *operands, dtype=_NAMES[dtype], clip=_sides("clip", clip), **keywords
     )
     return boxes if ours else boxes.to(index.device)
 
@@ -285,7 +297,7 @@ def inside(
         border = constants(border)
     return _on_device(
         lambda place: torch.ops.anchor_ext.inside.default(
-            *operands, sides, border, dtype=dtype, device=place, **keywords
+            *operands, sides, border, dtype=_NAMES[dtype], device=place, **keywords
         ),
         device,
     )
@@ -319,14 +331,14 @@ def anchors_of_image(
         for side in shape[-2:]:
             sides.append((side + (1 << level) - 1) >> level)
     boxes: Tensor = torch.ops.anchor_ext.generate(
-        sides, strides, cell_anchors, num_cell_anchors, dtype=torch.float32, device=image.device
+        sides, strides, cell_anchors, num_cell_anchors, dtype="float32", device=image.device
     )
     return boxes.unsqueeze(0)
 
 
 def _of_traced_sides(
     level_shapes: list[Tensor], strides: list[float] | None, cell_anchors: list[float], num_cell_anchors: list[int],
-    dtype: int, device: torch.device, offsets: list[float] | None, starts: list[float] | None, arithmetic: str,
+    dtype: str, device: torch.device, offsets: list[float] | None, starts: list[float] | None, arithmetic: str,
     layout: str, image_shape: list[Tensor] | None, clip: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
     image: list[int] | None = None
@@ -373,7 +385,7 @@ def traced(
     keywords["image_shape"] = tensors(keywords["image_shape"])
     return _on_device(
         lambda place: _scripted()(
-            tensors(operands[0]), *operands[1:], dtype=dtype, device=place, clip=tensors(_sides("clip", clip)),
+            tensors(operands[0]), *operands[1:], dtype=_NAMES[dtype], device=place, clip=tensors(_sides("clip", clip)),
             **keywords,
         ),
         device,

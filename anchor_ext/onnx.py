@@ -20,12 +20,8 @@ __all__ = ["translation_table"]
 Value = Any  # onnxscript's, of a tensor in the graph
 Side = Any  # an integer, or the Value of one
 
-_TORCH = {
-    Dtype.float64: torch.float64,
-    Dtype.float32: torch.float32,
-    Dtype.float16: torch.float16,
-    Dtype.bfloat16: torch.bfloat16,
-}
+_DTYPES = {dtype.name: dtype for dtype in (Dtype.float32, Dtype.float64, Dtype.float16, Dtype.bfloat16)}
+_TORCH = {dtype: getattr(torch, name) for name, dtype in _DTYPES.items()}
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -237,18 +233,13 @@ class _Pyramid(_Graph):
         return self.op.Reshape(self.op.And(*on_grid), self.constant([-1], torch.int64))
 
 
-def _dtype(onnx_dtype: int) -> Dtype:
-    """anchor_ext's, from the exporter's number."""
-    return next(dtype for dtype, number in _Graph().types.items() if number == onnx_dtype)
-
-
 def _generate(
     level_shapes: Sequence[Side],
     strides: Sequence[float] | None,
     cell_anchors: Sequence[float],
     num_cell_anchors: Sequence[int],
     *,
-    dtype: int,
+    dtype: str,
     device: object = None,
     offsets: Sequence[float] | None = None,
     starts: Sequence[float] | None = None,
@@ -259,7 +250,7 @@ def _generate(
 ) -> Value:
     return _Pyramid(
         level_shapes, strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout, image_shape, clip
-    ).anchors(_dtype(dtype))
+    ).anchors(_DTYPES[dtype])
 
 
 def _gather(index: Value, *operands: Any, **keywords: Any) -> Value:
@@ -279,7 +270,7 @@ def _inside(
     image_shape: Sequence[Side],
     border: float = 0.0,
     *,
-    dtype: int,
+    dtype: str,
     device: object = None,
     offsets: Sequence[float] | None = None,
     starts: Sequence[float] | None = None,
@@ -292,7 +283,7 @@ def _inside(
     op = pyramid.op
 
     def nearest(value: Value) -> Value:
-        return op.Cast(pyramid.stored(value, _dtype(dtype), pyramid.sum), to=pyramid.types[Dtype.float64])
+        return op.Cast(pyramid.stored(value, _DTYPES[dtype], pyramid.sum), to=pyramid.types[Dtype.float64])
 
     low = nearest(pyramid.doubles(-float(border)))
     high = [nearest(op.Add(pyramid.double(side), pyramid.doubles(float(border)))) for side in image_shape]

@@ -69,8 +69,8 @@ class Configuration:
             self.layout, self.pyramid_levels,
         )  # fmt: skip
 
-    # To the compiler it is a constant like a number: equal or not, and recompiled for if not. (By default every float in
-    # its lists would become an input of the graph.)
+    # To the compiler it is a constant like a number: equal or not, and recompiled for if not. (By default every float
+    # in its lists would become an input of the graph.)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Configuration) and self.numbers() == other.numbers())

@@ -107,6 +107,12 @@ std::vector<Pair> pairs_of(const char* name, const Numbers& given) {
 
 }  // namespace
 
+Dtype dtype_of(const std::string& name) {
+  for (const auto& entry : kDtypes)
+    if (name == entry.name) return entry.dtype;
+  reject("dtype is '", name, "'; expected float32, float64, float16 or bfloat16");
+}
+
 Arithmetic arithmetic_of(const std::string& name) {
   std::array<std::string, 3> parts;
   std::istringstream stream(name);

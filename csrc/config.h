@@ -23,7 +23,10 @@ struct ImageShape {
   std::int64_t height, width;
 };
 
-// "float64", "float32", "float16", "bfloat16", "arange" or "quotient"; or three of them, "position/centre/sum".
+// "float64", "float32", "float16" or "bfloat16".
+ANCHOR_EXT_API Dtype dtype_of(const std::string& name);
+
+// One of these, "arange" or "quotient"; or three of them, "position/centre/sum".
 ANCHOR_EXT_API Arithmetic arithmetic_of(const std::string& name);
 
 // "xyxy", "yxyx", "cxcywha", "point" or "point_stride".

@@ -85,18 +85,16 @@ void on_cuda(std::int32_t device_index, const Launch& launch) {
 #endif
 }
 
-Dtype dtype_of(ScalarType dtype) {
+ScalarType scalar_type_of(Dtype dtype) {
   switch (dtype) {
-    case ScalarType::Float:
-      return Dtype::float32;
-    case ScalarType::Double:
-      return Dtype::float64;
-    case ScalarType::Half:
-      return Dtype::float16;
-    case ScalarType::BFloat16:
-      return Dtype::bfloat16;
+    case Dtype::float64:
+      return ScalarType::Double;
+    case Dtype::float16:
+      return ScalarType::Half;
+    case Dtype::bfloat16:
+      return ScalarType::BFloat16;
     default:
-      throw std::invalid_argument("dtype is no float32, float64, float16 or bfloat16");
+      return ScalarType::Float;
   }
 }
 
@@ -119,20 +117,20 @@ Place place_of(stable::Device device) {
 }
 
 stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, Numbers strides, std::vector<double> cell_anchors,
-                           std::vector<std::int64_t> num_cell_anchors, ScalarType dtype, stable::Device device,
+                           std::vector<std::int64_t> num_cell_anchors, Text dtype, stable::Device device,
                            Numbers offsets, Numbers starts, Text arithmetic, Text layout, Sides image_shape,
                            Sides clip) {
   const Config config =
       config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
-  const Dtype type = dtype_of(dtype);
-  stable::Tensor out = empty({pyramid.num_anchors, config.num_components()}, dtype, device);
+  const Dtype type = dtype_of(dtype.value);
+  stable::Tensor out = empty({pyramid.num_anchors, config.num_components()}, scalar_type_of(type), device);
   if (device.type() != DeviceType::Meta) generate(pyramid, type, out.mutable_data_ptr(), place_of(device));
   return out;
 }
 
 stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_shapes, Numbers strides,
-                         std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors, ScalarType dtype,
+                         std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors, Text dtype,
                          Numbers offsets, Numbers starts, Text arithmetic, Text layout, Sides image_shape, Sides clip) {
   const ScalarType index_type = index.scalar_type();
   if ((index_type != ScalarType::Long && index_type != ScalarType::Int) || !index.is_contiguous())
@@ -140,11 +138,11 @@ stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_s
   const Config config =
       config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
-  const Dtype type = dtype_of(dtype);
+  const Dtype type = dtype_of(dtype.value);
   std::vector<std::int64_t> sizes(index.sizes().begin(), index.sizes().end());
   sizes.push_back(config.num_components());
   const stable::Device device = index.device();
-  stable::Tensor out = empty(sizes, dtype, device);
+  stable::Tensor out = empty(sizes, scalar_type_of(type), device);
   if (device.type() == DeviceType::Meta || index.numel() == 0) return out;
   if (index.const_data_ptr() == nullptr) throw std::invalid_argument("index: expected a tensor with memory");
   gather(pyramid, {index.const_data_ptr(), index_type == ScalarType::Long ? 8 : 4}, index.numel(), type,
@@ -154,13 +152,13 @@ stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_s
 
 stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, Numbers strides, std::vector<double> cell_anchors,
                          std::vector<std::int64_t> num_cell_anchors, std::vector<std::int64_t> image_shape,
-                         double border, ScalarType dtype, stable::Device device, Numbers offsets, Numbers starts,
+                         double border, Text dtype, stable::Device device, Numbers offsets, Numbers starts,
                          Text arithmetic, Text layout) {
   const Config config =
       config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Request request = request_of(level_shapes, image_shape, {});
   const Pyramid pyramid = config.over(request);
-  const Question question = config.inside(pyramid, *request.image_shape, border, dtype_of(dtype));
+  const Question question = config.inside(pyramid, *request.image_shape, border, dtype_of(dtype.value));
   stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
   if (device.type() != DeviceType::Meta)
     flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
@@ -238,15 +236,15 @@ BuildInfo build_info() {
 STABLE_TORCH_LIBRARY(anchor_ext, m) {
   m.def(
       "generate(SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, *, "
-      "ScalarType dtype, Device device, float[]? offsets=None, float[]? starts=None, str arithmetic='float64', "
+      "str dtype, Device device, float[]? offsets=None, float[]? starts=None, str arithmetic='float64', "
       "str layout='xyxy', SymInt[]? image_shape=None, SymInt[]? clip=None) -> Tensor");
   m.def(
       "gather(Tensor index, SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, *, "
-      "ScalarType dtype, float[]? offsets=None, float[]? starts=None, str arithmetic='float64', str layout='xyxy', "
+      "str dtype, float[]? offsets=None, float[]? starts=None, str arithmetic='float64', str layout='xyxy', "
       "SymInt[]? image_shape=None, SymInt[]? clip=None) -> Tensor");
   m.def(
       "inside(SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, "
-      "SymInt[] image_shape, float border=0., *, ScalarType dtype, Device device, float[]? offsets=None, "
+      "SymInt[] image_shape, float border=0., *, str dtype, Device device, float[]? offsets=None, "
       "float[]? starts=None, str arithmetic='float64', str layout='xyxy') -> Tensor");
   m.def(
       "valid_flags(SymInt[] level_shapes, float[]? strides, int[] num_cell_anchors, SymInt[] padded_shape, *, "

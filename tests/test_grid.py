@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
@@ -231,22 +232,48 @@ def test_operators_equal_the_eager_calls(dtype, device, rng):
 
 
 def test_opcheck(device, rng):
-    for _ in range(3):
+    """Every operator, over arithmetics, layouts and dtypes: schema, fake and meta results, strides, compiled calls."""
+    operators = torch.ops.anchor_ext
+    for dtype in ["float32", "float64", "float16", "bfloat16"] * 3:
         arguments = random_grid(rng, most=60)
-        grid, _ = make(arguments)
-        config = grid._config
-        levels = [side for shape in arguments["level_shapes"] for side in shape]
-        image = list(arguments["image_shape"])
-        common = (levels, config.strides, config.cell_anchors, config.num_cell_anchors)
-        generated = {**config.keywords, "dtype": torch.float32, "image_shape": image}
-        operators = torch.ops.anchor_ext
+        config = grid_of(arguments)._config
+        grids = [side for shape in arguments["level_shapes"] for side in shape]
+        image, clip = list(arguments["image_shape"]), arguments["clip"] and list(arguments["clip"])
+        common = (grids, config.strides, config.cell_anchors, config.num_cell_anchors)
+        keywords = {"offsets": config.offsets, "starts": config.starts, "arithmetic": config.arithmetic}
+        keywords = {**keywords, "layout": config.layout, "dtype": dtype}
+        generated = {**keywords, "image_shape": image, "clip": clip}
         torch.library.opcheck(operators.generate.default, common, {**generated, "device": device})
-        index = torch.tensor([0, -1, 3], device=device)
-        torch.library.opcheck(operators.gather.default, (index, *common), generated)
-        flags = {**config.keywords, "dtype": torch.float32, "device": device}
-        torch.library.opcheck(operators.inside.default, (*common, image), flags)
-        arguments = (levels, config.strides, config.num_cell_anchors, [40, 50])
-        torch.library.opcheck(operators.valid_flags.default, arguments, {"device": device, "image_shape": image})
+        for index in (torch.tensor([[0, -1, 3]], device=device), torch.empty(0, dtype=torch.int32, device=device)):
+            torch.library.opcheck(operators.gather.default, (index, *common), generated)
+        torch.library.opcheck(operators.inside.default, (*common, image, 2.5), {**keywords, "device": device})
+        torch.library.opcheck(
+            operators.valid_flags.default,
+            (grids, config.strides, config.num_cell_anchors, [40, 50]),
+            {"device": device, "image_shape": image, "arithmetic": config.arithmetic},
+        )
+
+
+@pytest.mark.parametrize("device", ["meta", "fake"])
+def test_meta_and_fake_tensors_are_like_real_ones(device, rng):
+    for dtype in DTYPES:
+        arguments = random_grid(rng, most=60)
+        grid, shapes, image = grid_of(arguments), arguments["level_shapes"], arguments["image_shape"]
+
+        def everything(device, grid=grid, shapes=shapes, image=image, dtype=dtype):
+            index = torch.zeros(2, 3, dtype=torch.int64, device=device)
+            return [
+                grid(shapes, image_shape=image, dtype=dtype, device=device),
+                grid.at(index, shapes, image_shape=image, dtype=dtype),
+                grid.inside(shapes, image, dtype=dtype, device=device),
+                grid.valid_flags(shapes, (40, 50), image_shape=image, device=device),
+            ]
+
+        real = everything("cpu")
+        with FakeTensorMode() if device == "fake" else nullcontext():
+            unreal = everything("cpu" if device == "fake" else "meta")
+        for a, b in zip(unreal, real, strict=True):
+            assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
 
 
 def test_compiles_in_one_graph():

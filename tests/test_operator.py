@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import reference
 import torch
 from conftest import DTYPES
+from toolchain import ROOT
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -13,6 +16,10 @@ import anchor_ext
 
 SHAPE = (60, 100)
 EXPECTED = reference.rounded(reference.anchors(SHAPE), torch.float32)
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
 
 
 def operands(shape=SHAPE):
@@ -25,20 +32,27 @@ def operands(shape=SHAPE):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_the_eager_call(dtype, device):
-    boxes = torch.ops.anchor_ext.generate(*operands(), dtype=dtype, device=device)
+    boxes = torch.ops.anchor_ext.generate(*operands(), dtype=name_of(dtype), device=device)
     assert boxes.shape == (len(EXPECTED), 4) and boxes.device.type == device.type
     assert reference.same_bits(boxes, anchor_ext.generate(SHAPE, dtype=dtype, device=device)[0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype, device):
-    keywords = {"dtype": dtype, "device": device}
+    keywords = {"dtype": name_of(dtype), "device": device}
     torch.library.opcheck(torch.ops.anchor_ext.generate.default, operands(), keywords)
     torch.library.opcheck(torch.ops.anchor_ext.generate.default, ([3, 4], [5.5, 7.0], [0.0, 1, 2, 3], [1]), keywords)
 
 
+@pytest.mark.parametrize("name", ["generate", "gather", "inside", "valid_flags"])
+def test_schema_is_the_documented_one(name):
+    schema = str(getattr(torch.ops.anchor_ext, name).default._schema)
+    documented = (ROOT / "docs/operators.md").read_text().splitlines()
+    assert schema in documented, schema
+
+
 def test_meta():
-    boxes = torch.ops.anchor_ext.generate(*operands(), dtype=torch.bfloat16, device="meta")
+    boxes = torch.ops.anchor_ext.generate(*operands(), dtype="bfloat16", device="meta")
     assert boxes.is_meta and boxes.shape == (len(EXPECTED), 4) and boxes.dtype == torch.bfloat16
 
 
@@ -68,12 +82,14 @@ def test_bad_operands(position, value, message):
     arguments = list(operands())
     arguments[position] = value
     with pytest.raises(ValueError, match=message):
-        torch.ops.anchor_ext.generate(*arguments, dtype=torch.float32, device="cpu")
+        torch.ops.anchor_ext.generate(*arguments, dtype="float32", device="cpu")
 
 
-def test_bad_dtype():
-    with pytest.raises(ValueError, match="dtype"):
-        torch.ops.anchor_ext.generate(*operands(), dtype=torch.int64, device="cpu")
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("fake", [False, True])
+def test_bad_dtype(device, fake):
+    with pytest.raises(ValueError, match="dtype is 'int64'"), FakeTensorMode() if fake else nullcontext():
+        torch.ops.anchor_ext.generate(*operands(), dtype="int64", device=device)
 
 
 @pytest.mark.parametrize("out", [False, True])

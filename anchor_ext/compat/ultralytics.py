@@ -70,7 +70,7 @@ def make_anchors(
             [1.0, 1.0] * len(grids),
             [component for stride in levels for component in (0.0, 0.0, stride, stride)],
             [1] * len(grids),
-            dtype=dtype,
+            dtype=name_of(dtype),
             device=feats[0].device,
             offsets=[offset, offset] * len(grids),
             arithmetic=arithmetic,
