@@ -18,6 +18,7 @@ __all__ = [
     "build_info",
     "gather",
     "generate",
+    "generate_points",
     "inside",
     "level_shapes",
     "level_sizes",
@@ -305,6 +306,19 @@ def generate(
     return on_cpu.to(device)
 
 
+def generate_points(
+    config: Configuration, level_shapes: Any, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a layout point_stride with one cell anchor per cell: points (N, 2) and strides (N, 1).
+
+    Two contiguous tensors of an eager call on the CPU; else views of one, which is one launch or one operator.
+    """
+    if device == _CPU and not _is_watched() and _jit_trace() is None:
+        return config.native.generate_points(level_shapes, dtype, _DTYPES[dtype], device)  # type: ignore[no-any-return]
+    anchors = generate(config, level_shapes, None, None, False, dtype, device, None)
+    return anchors[:, :2], anchors[:, 2:3]
+
+
 def gather(
     config: Configuration, index: torch.Tensor, level_shapes: Any, image_shape: Any, clip: Any, dtype: torch.dtype
 ) -> torch.Tensor:
@@ -313,7 +327,7 @@ def gather(
         _refuse_dtype(dtype)
     if index.layout is not torch.strided or index.is_nested:
         raise ValueError(f"index has layout {index.layout} and shape {shape_of(index)}; expected a dense tensor")
-    device, native_device = _resolve_checked(index.device)
+    device, native_device = _resolve(index.device)
     if not index.is_contiguous():
         index = index.contiguous()
     if _is_watched() or _jit_trace() is not None or type(index) is not torch.Tensor:
