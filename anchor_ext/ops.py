@@ -13,7 +13,7 @@ from ._arguments import shape_of, show
 from ._graphs import is_traced, is_watched
 from ._library import native
 
-__all__ = ["Configuration", "gather", "generate", "inside", "valid_flags"]
+__all__ = ["Configuration", "gather", "generate", "generate_points", "inside", "valid_flags"]
 
 _DTYPES = {
     torch.float32: native.Dtype.float32,
@@ -177,6 +177,19 @@ def generate(
     return on_cpu.to(device)
 
 
+def generate_points(
+    config: Configuration, level_shapes: Any, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a layout point_stride with one cell anchor per cell: points (N, 2) and strides (N, 1).
+
+    Two contiguous tensors of an eager call on the CPU; else views of one, which is one launch or one operator.
+    """
+    if device == _CPU and not is_watched() and not is_traced():
+        return config.native.generate_points(level_shapes, dtype, _DTYPES[dtype], device)  # type: ignore[no-any-return]
+    anchors = generate(config, level_shapes, None, None, False, dtype, device, None)
+    return anchors[:, :2], anchors[:, 2:3]
+
+
 def gather(
     config: Configuration, index: torch.Tensor, level_shapes: Any, image_shape: Any, clip: Any, dtype: torch.dtype
 ) -> torch.Tensor:
@@ -190,7 +203,7 @@ def gather(
     if is_watched() or is_traced() or type(index) is not torch.Tensor:
         shapes = (_graphs.concrete(level_shapes), _graphs.concrete(image_shape), _graphs.concrete(clip))
         return _graphs.gather(config, index, *shapes, dtype)
-    device, native_device = _resolve_checked(index.device)
+    device, native_device = _resolve(index.device)
     if native_device is not None:
         shape = tuple(index.shape)
         memory = 0 if 0 in shape else _memory("index", index)

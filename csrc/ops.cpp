@@ -21,6 +21,9 @@
 // Lives in libtorch_cuda, which a CPU build of torch lacks: weak, so that one binary loads with both.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                    void** ret_stream);
+// Since torch 2.14: the Python object of a tensor.
+extern "C" __attribute__((weak)) AOTITorchError torch_tensor_to_pyobject(AtenTensorHandle tensor, void* type,
+                                                                         void** object);
 
 namespace anchor_ext {
 
@@ -52,10 +55,10 @@ namespace stable = torch::stable;
 using torch::headeronly::DeviceType;
 using torch::headeronly::ScalarType;
 
-// torch::fill splits at the same number of bytes (32,768 elements of float32).
-constexpr std::int64_t kGrain = 8192;
-// An anchor at an index costs a search for its place; one of many comes with its neighbours.
-constexpr std::int64_t kGatherGrain = 1024;
+// Where two threads begin to be faster than one: bytes of anchors; flags; anchors at indices.
+constexpr std::int64_t kGrainBytes = 262144;
+constexpr std::int64_t kFlagsGrain = 32768;
+constexpr std::int64_t kGatherGrain = 4096;
 
 // `share(begin, end)` for all of 0 .. count-1, in libtorch's own thread pool: it heeds torch.set_num_threads, and no
 // second OpenMP runtime competes with it.
@@ -87,15 +90,21 @@ void on_cuda(std::int32_t device_index, const Launch& launch) {
 
 ScalarType scalar_type_of(Dtype dtype) {
   switch (dtype) {
+    case Dtype::float32:
+      return ScalarType::Float;
     case Dtype::float64:
       return ScalarType::Double;
     case Dtype::float16:
       return ScalarType::Half;
     case Dtype::bfloat16:
       return ScalarType::BFloat16;
-    default:
-      return ScalarType::Float;
   }
+  throw std::invalid_argument("dtype is no float32, float64, float16 or bfloat16");
+}
+
+// A share of anchors of so many numbers.
+std::int64_t grain(int numbers, Dtype dtype) {
+  return kGrainBytes / (numbers * (dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2));
 }
 
 stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, stable::Device device) {
@@ -188,8 +197,14 @@ void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place) {
   ANCHOR_EXT_RANGE("generate");
   if (place.device == Device::cuda)
     return on_cuda(place.index, [&](int device, void* stream) { generate_cuda(pyramid, dtype, out, device, stream); });
-  on_cpu(pyramid.num_anchors, kGrain,
+  on_cpu(pyramid.num_anchors, grain(pyramid.layout.components, dtype),
          [&](std::int64_t begin, std::int64_t end) { generate_cpu(pyramid, dtype, out, begin, end); });
+}
+
+void generate_points(const Pyramid& pyramid, Dtype dtype, void* points, void* strides) {
+  ANCHOR_EXT_RANGE("generate");
+  on_cpu(pyramid.num_anchors, grain(3, dtype),
+         [&](std::int64_t begin, std::int64_t end) { points_cpu(pyramid, dtype, points, strides, begin, end); });
 }
 
 void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out, Place place) {
@@ -205,8 +220,20 @@ void flags(const Pyramid& pyramid, const Question& question, bool* out, Place pl
   ANCHOR_EXT_RANGE("flags");
   if (place.device == Device::cuda)
     return on_cuda(place.index, [&](int device, void* stream) { flags_cuda(pyramid, question, out, device, stream); });
-  on_cpu(pyramid.num_anchors, kGrain,
+  on_cpu(pyramid.num_anchors, kFlagsGrain,
          [&](std::int64_t begin, std::int64_t end) { flags_cpu(pyramid, question, out, begin, end); });
+}
+
+NewTensor new_tensor(const std::vector<std::int64_t>& sizes, std::optional<Dtype> dtype) {
+  if (torch_tensor_to_pyobject == nullptr) return {};
+  try {
+    const stable::Tensor tensor = empty(sizes, dtype ? scalar_type_of(*dtype) : ScalarType::Bool, {DeviceType::CPU});
+    void* object = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_tensor_to_pyobject(tensor.get(), nullptr, &object));
+    return {object, tensor.mutable_data_ptr()};
+  } catch (const std::runtime_error&) {
+    return {};  // torch.empty says what is wrong
+  }
 }
 
 BuildInfo build_info() {

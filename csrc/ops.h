@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "generate.h"
 
@@ -21,12 +23,25 @@ struct Place {
 // Every anchor into `out` [num_anchors, components].
 ANCHOR_EXT_API void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place);
 
+// The points of a pyramid of layout point_stride with one cell anchor per cell, in two, on the CPU: `points`
+// [num_anchors, 2] and `strides` [num_anchors, 1], the cell anchors' x.
+ANCHOR_EXT_API void generate_points(const Pyramid& pyramid, Dtype dtype, void* points, void* strides);
+
 // The anchors at `indices` [count], each modulo num_anchors, into `out` [count, components].
 ANCHOR_EXT_API void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out,
                            Place place);
 
 // A flag per anchor into `out` [num_anchors].
 ANCHOR_EXT_API void flags(const Pyramid& pyramid, const Question& question, bool* out, Place place);
+
+// A tensor of the CPU with numbers yet to be written: the Python object, a new reference, and its memory.
+struct NewTensor {
+  void* object;
+  void* memory;
+};
+
+// Without a dtype: of flags. Null where torch is older than 2.14, or has not the memory. The caller holds the GIL.
+ANCHOR_EXT_API NewTensor new_tensor(const std::vector<std::int64_t>& sizes, std::optional<Dtype> dtype);
 
 struct BuildInfo {
   std::string torch;         // version that the library was compiled against

@@ -125,6 +125,14 @@ ANCHOR_EXT_HD double multiply_rounded(double a, double b) {
 #endif
 }
 
+ANCHOR_EXT_HD float multiply_rounded(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 ANCHOR_EXT_HD float divide_rounded(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fdiv_rn(a, b);
@@ -149,11 +157,16 @@ ANCHOR_EXT_HD double arange(const Side& side, std::int64_t cell) {
 template <bool kPlain>
 ANCHOR_EXT_HD double centre(const Arithmetic& arithmetic, const Side& side, std::int64_t cell) {
   // Grids have at most 2**31 - 1 cells a side: a 32-bit conversion is exact, and cheaper on a device.
-  const double number = static_cast<double>(static_cast<std::int32_t>(cell));
+  const auto whole = static_cast<std::int32_t>(cell);
+  const auto number = static_cast<double>(whole);
   if (kPlain) return multiply_rounded(number + side.offset, side.stride);
   const Dtype dtype = arithmetic.position;
   double position;
-  if (arithmetic.grid == Grid::product) {
+  if (arithmetic.grid == Grid::product && dtype == Dtype::float32) {
+    const auto offset = static_cast<float>(side.offset), stride = static_cast<float>(side.stride);
+    position = multiply_rounded(static_cast<float>(whole) + offset, stride) + static_cast<float>(side.start);
+    if (arithmetic.centre == Dtype::float32) return position;
+  } else if (arithmetic.grid == Grid::product) {
     position = rounded(rounded(number, dtype) + side.offset, dtype);
     position = rounded(rounded(multiply_rounded(position, side.stride), dtype) + side.start, dtype);
   } else if (arithmetic.grid == Grid::quotient) {

@@ -6,8 +6,8 @@
 
 #if defined(__CUDACC__)
 #define ANCHOR_EXT_HD __host__ __device__ __forceinline__
-#else
-#define ANCHOR_EXT_HD inline
+#else  // loops over a level's side spend a third of their time on calls otherwise
+#define ANCHOR_EXT_HD inline __attribute__((always_inline))
 #endif
 
 namespace anchor_ext {
@@ -109,7 +109,9 @@ ANCHOR_EXT_HD double nearest(double value, Dtype dtype) {
 // round that. (The sum, the product or the quotient of two float32 numbers, in float64 and then rounded to float32, is
 // the same as rounded once: Figueroa, "When is double rounding innocuous?", SIGNUM 30(3), 1995.)
 ANCHOR_EXT_HD double rounded(double value, Dtype dtype) {
-  return dtype == Dtype::float64 ? value : nearest(narrowed(value), dtype);
+  if (dtype == Dtype::float64) return value;
+  const float single = narrowed(value);
+  return dtype == Dtype::float32 ? single : nearest(single, dtype);
 }
 
 }  // namespace anchor_ext

@@ -123,6 +123,28 @@ def test_surroundings_have_no_influence():
         assert same(make_anchors(feats, STRIDES, 0.3), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contiguous_on_the_cpu(dtype):
+    """As ultralytics' are. Larger grids are shared out among threads."""
+    grids = [(300, 400), (1, 7), (90, 3)]
+    expected = formula(grids, STRIDES, 0.3, dtype)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            points, strides = make_anchors(features(grids, dtype), STRIDES, 0.3)
+            assert points.is_contiguous() and strides.is_contiguous()
+            assert same((points, strides), expected)
+            assert points.storage_offset() == strides.storage_offset() == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_memory_that_there_is_not():
+    with pytest.raises(RuntimeError, match=r"(?i)memory|storage size"):
+        make_anchors(torch.tensor([[2.0**24, 2.0**24]]), [8])
+
+
 def test_results_are_the_callers_own():
     expected = formula(GRIDS, STRIDES, 0.5, torch.float32)
     points, strides = make_anchors(features(GRIDS), STRIDES)

@@ -82,7 +82,7 @@ def test_at(dtype, integers, device, rng):
         expected = reference.rounded(reference.grid(**arguments), dtype)
         n = len(expected)
         least, most = max(-2 * n, torch.iinfo(integers).min), min(2 * n, torch.iinfo(integers).max)
-        index = torch.randint(least, most, (rng.randint(0, 200),)).to(integers)
+        index = torch.randint(least, most, (rng.randint(0, rng.choice([200, 2000])),)).to(integers)
         boxes = grid.at(index.to(device), arguments["level_shapes"], dtype=dtype, **call)
         assert boxes.device.type == device.type
         assert reference.same_bits(boxes, expected[index.long() % n]), arguments
@@ -97,6 +97,37 @@ def test_at_takes_any_shape_and_strides(device):
     assert grid.at(index[:0], SHAPES).shape == (0, 3, 4, 4)
     assert torch.equal(grid.at(torch.tensor(-1, device=device), SHAPES).cpu(), expected[-1])
     assert torch.equal(grid.at(torch.tensor(2**62, device=device), SHAPES).cpu(), expected[2**62 % len(expected)])
+
+
+def test_at_in_pyramids_that_fit_no_memory(device):
+    """Around 2**30 anchors, up to which the CPU divides in another way, around 2**31, and far beyond."""
+    cells = [[[float(-a - k) for k in range(4)] for a in range(count)] for count in (49, 7)]
+    grid = AnchorGrid(cells, [3, 5])
+    for columns, last in (
+        (5349, (9, 1)),
+        (5350, (1, 5)),
+        (8100, (77, 3)),
+        (8192, (70000, 999)),
+        (8192, (1, 2**31 - 1)),
+    ):
+        shapes = [(4096, columns), last]
+        first = 4096 * columns * 49
+        n = first + last[0] * last[1] * 7
+        edges = [0, -1, n - 1, n, -n, -n - 1, first, first - 1, first // 2, 2**31, 2**31 - 1, -(2**31), 2**62]
+        edges = torch.tensor(edges)
+        for index in (edges, torch.cat([edges, torch.randint(-n, n, (20000,))]), torch.randint(0, n, (20000,))):
+            flat = index % n
+            behind = flat >= first
+            within = torch.where(behind, flat - first, flat)
+            a, cell = within % torch.where(behind, 7, 49), within // torch.where(behind, 7, 49)
+            width, stride = torch.where(behind, last[1], columns), torch.where(behind, 5, 3)
+            centre = [(number.double() + 0.5) * stride for number in (cell % width, cell // width)]
+            expected = torch.stack([centre[k % 2] - a.double() - k for k in range(4)], dim=1)
+            boxes = grid.at(index.to(device), shapes, dtype=torch.float64)
+            assert torch.equal(boxes.cpu(), expected), shapes
+            if n < 2**31:
+                narrow = grid.at(flat.to(torch.int32).to(device), shapes, dtype=torch.float64)
+                assert torch.equal(narrow.cpu(), expected), shapes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

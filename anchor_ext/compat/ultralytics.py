@@ -8,17 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..grid import AnchorGrid
+from .. import ops
 from ._common import CompatError, check_levels, check_numbers, name_of, show, to_float
 
 __all__ = ["make_anchors"]
 
 
 @functools.lru_cache(maxsize=64)  # plain numbers, no tensor
-def _grid(strides: tuple[float, ...], offset: float, arithmetic: str) -> AnchorGrid:
+def _configuration(strides: tuple[float, ...], offset: float, arithmetic: str) -> ops.Configuration:
     check_numbers("strides", strides, positive=False)
-    points = [[(0.0, 0.0, stride, stride)] for stride in strides]
-    return AnchorGrid(points, [1.0] * len(strides), offset=offset, arithmetic=arithmetic, layout="point_stride")
+    points = [(0.0, 0.0, stride, stride) for stride in strides]
+    ones, offsets = [(1.0, 1.0)] * len(strides), [(offset, offset)] * len(strides)
+    return ops.Configuration(points, ones, offsets, arithmetic=arithmetic, layout="point_stride")
 
 
 def make_anchors(
@@ -32,7 +33,8 @@ def make_anchors(
         grid_cell_offset: of the first point, in cells.
 
     Returns:
-        points `(N, 2)` x, y and strides `(N, 1)`, in dtype and on the device of `feats[0]`: views of one tensor.
+        points `(N, 2)` x, y and strides `(N, 1)`, in dtype and on the device of `feats[0]`: views of one tensor, or
+        two contiguous ones, of an eager call on the CPU.
         (Where `feats` are sizes of an integer dtype: strides of that dtype, points as well if the offset is an int,
         else float32.)
 
@@ -40,21 +42,24 @@ def make_anchors(
         TypeError, ValueError: there are more or fewer strides than levels, a stride or the offset is no finite number,
             or the dtype is complex or boolean.
     """
-    if not isinstance(feats, (Tensor, Sequence)) or len(feats) == 0:
-        raise CompatError(f"feats is {show(feats)}; expected a list of tensors, or a tensor (levels, 2)")
+    grids, whole = [], False
     if isinstance(feats, Tensor):
         if feats.ndim != 2 or feats.shape[1] != 2:
             raise CompatError(f"feats has shape {tuple(feats.shape)}; expected (levels, 2), or a list of tensors")
         grids = [(int(rows), int(columns)) for rows, columns in feats.tolist()]
-    else:
-        for i, feat in enumerate(feats):
-            if not isinstance(feat, Tensor) or feat.ndim != 4:
-                raise CompatError(f"feats[{i}] is {show(feat)}; expected a tensor (B, C, rows, columns)")
-        grids = [(feat.shape[2], feat.shape[3]) for feat in feats]
+        whole = not feats.is_floating_point() and not feats.is_complex() and feats.dtype != torch.bool
+    elif isinstance(feats, (list, Sequence)):  # a list is known at once
+        for feat in feats:
+            shape = feat.shape if isinstance(feat, Tensor) else ()
+            if len(shape) != 4:
+                raise CompatError(f"feats[{len(grids)}] is {show(feat)}; expected a tensor (B, C, rows, columns)")
+            grids.append((shape[2], shape[3]))
+    if not grids:
+        raise CompatError(f"feats is {show(feats)}; expected a list of tensors, or a tensor (levels, 2)")
     numbers = strides.tolist() if isinstance(strides, Tensor) else strides
     check_levels("strides", numbers, len(grids))
-    given = feats[0].dtype
-    whole = isinstance(feats, Tensor) and not given.is_floating_point and not given.is_complex and given != torch.bool
+    first = feats[0]
+    given = first.dtype
     dtype = torch.float32 if whole else given
     arithmetic = name_of(dtype, "feats[0].dtype")
     levels = tuple(
@@ -71,14 +76,14 @@ def make_anchors(
             [component for stride in levels for component in (0.0, 0.0, stride, stride)],
             [1] * len(grids),
             dtype=name_of(dtype),
-            device=feats[0].device,
+            device=first.device,
             offsets=[offset, offset] * len(grids),
             arithmetic=arithmetic,
             layout="point_stride",
         )
+        points, column = anchors[:, :2], anchors[:, 2:3]
     else:
-        anchors = _grid(levels, offset, arithmetic)(grids, dtype=dtype, device=feats[0].device)
-    points, column = anchors[:, :2], anchors[:, 2:3]
+        points, column = ops.generate_points(_configuration(levels, offset, arithmetic), grids, dtype, first.device)
     if whole:  # what torch makes of such a tensor and an offset
         return points.to(given) if isinstance(grid_cell_offset, int) else points, column.to(given)
     return points, column

@@ -101,9 +101,9 @@ void check_large_indices() {
 }
 
 // Anchors at indices: those among all anchors, by the kernel and by the CPU.
-void check_gather(const Pyramid& pyramid, Dtype dtype, const unsigned char* all, std::size_t anchor_bytes) {
+void check_gather(const Pyramid& pyramid, const std::vector<std::int64_t>& indices, Dtype dtype,
+                  const unsigned char* all, std::size_t anchor_bytes) {
   const std::int64_t n = pyramid.num_anchors;
-  const std::vector<std::int64_t> indices{0, -1, n, n - 1, n / 2, -n, -n - 1, 3 * n + n / 3, INT64_MAX, INT64_MIN};
   const auto count = static_cast<std::int64_t>(indices.size());
   std::vector<unsigned char> by_kernel(indices.size() * anchor_bytes, kPoison), by_cpu = by_kernel;
   gather_cuda(pyramid, {indices.data(), 8}, count, dtype, by_kernel.data(), 0, nullptr);
@@ -114,10 +114,41 @@ void check_gather(const Pyramid& pyramid, Dtype dtype, const unsigned char* all,
     expect(std::memcmp(by_cpu.data() + i * anchor_bytes, all + wanted * anchor_bytes, anchor_bytes) == 0,
            "an anchor at an index is another one");
   }
-  std::vector<std::int32_t> narrow(indices.begin(), indices.begin() + 7);
-  gather_cpu(pyramid, {narrow.data(), 4}, dtype, by_cpu.data(), 0, 7);
-  expect(std::equal(by_cpu.begin(), by_cpu.begin() + 7 * anchor_bytes, by_kernel.begin()),
-         "32-bit indices give other anchors");
+  std::vector<std::int32_t> narrow(indices.begin(), indices.end());
+  const std::vector<std::int64_t> widened(narrow.begin(), narrow.end());
+  gather_cpu(pyramid, {narrow.data(), 4}, dtype, by_cpu.data(), 0, count);
+  gather_cuda(pyramid, {widened.data(), 8}, count, dtype, by_kernel.data(), 0, nullptr);
+  expect(by_kernel == by_cpu, "32-bit indices give other anchors");
+}
+
+void check_gather(const Pyramid& pyramid, Dtype dtype, const unsigned char* all, std::size_t anchor_bytes) {
+  const std::int64_t n = pyramid.num_anchors;
+  const std::vector<std::int64_t> few{0, -1, n, n - 1, n / 2, -n, -n - 1, 3 * n + n / 3, INT64_MAX, INT64_MIN};
+  check_gather(pyramid, few, dtype, all, anchor_bytes);
+  for (const std::int64_t first : {std::int64_t{0}, -n, n, -n / 2}) {  // of many the CPU makes blocks
+    std::vector<std::int64_t> many;
+    for (std::int64_t i = 0; i < 600; ++i) many.push_back(first + i * 7919 % n);
+    check_gather(pyramid, many, dtype, all, anchor_bytes);
+  }
+  std::vector<std::int64_t> mixed;
+  for (std::int64_t i = 0; i < 600; ++i) mixed.push_back(i % 9 == 0 ? few[i % few.size()] : i * 7919 % n);
+  check_gather(pyramid, mixed, dtype, all, anchor_bytes);
+}
+
+// Points and strides apart, by the CPU in shares, against both in one, by the kernel.
+void check_points(ConfigArguments arguments, const Request& request, Dtype dtype, std::size_t item) {
+  for (std::vector<double>& numbers : arguments.cell_anchors) numbers.resize(4);  // one cell anchor per cell
+  const Pyramid pyramid = Config(arguments).over(request);
+  const std::int64_t n = pyramid.num_anchors;
+  const auto count = static_cast<std::size_t>(n);
+  std::vector<unsigned char> whole(4 * count * item), points(2 * count * item), strides(count * item);
+  generate_cuda(pyramid, dtype, whole.data(), 0, nullptr);
+  points_cpu(pyramid, dtype, points.data(), strides.data(), n / 3, n);
+  points_cpu(pyramid, dtype, points.data(), strides.data(), 0, n / 3);
+  for (std::size_t i = 0; i < count; ++i)
+    expect(std::memcmp(&points[2 * i * item], &whole[4 * i * item], 2 * item) == 0 &&
+               std::memcmp(&strides[i * item], &whole[(4 * i + 2) * item], item) == 0,
+           "a point or its stride is another one");
 }
 
 void check_flags(const Pyramid& pyramid, const Question& question) {
@@ -191,6 +222,7 @@ int main(int, char** words) {
     for (std::size_t i = first + bytes; i < by_kernel.size(); ++i)
       expect(by_kernel[i] == kPoison, "written behind the end");
     check_gather(pyramid, dtype, by_kernel.data() + first, components * item);
+    if (arguments.layout == "point_stride") check_points(arguments, request, dtype, item);
     check_flags(pyramid, config.inside(pyramid, {300, 200}, 2.5, dtype));
     check_flags(pyramid, config.valid(pyramid, request, {300, 200}));
     file.write(reinterpret_cast<const char*>(by_kernel.data() + first), static_cast<std::streamsize>(bytes));
