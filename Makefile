@@ -47,6 +47,7 @@ format: install
 bench: install
 	@$(BIN)/python benchmarks/bench.py
 	@$(BIN)/python benchmarks/dialects.py
+	@$(BIN)/python benchmarks/graphs.py
 
 # The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there.
 peers: install

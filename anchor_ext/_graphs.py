@@ -293,8 +293,6 @@ def inside(
     """[N] bool, by the operator."""
     operands, keywords = _operands(config, grids, image_shape)
     sides = keywords.pop("image_shape")
-    if torch.compiler.is_dynamo_compiling():
-        border = constants(border)
     return _on_device(
         lambda place: torch.ops.anchor_ext.inside.default(
             *operands, sides, border, dtype=_NAMES[dtype], device=place, **keywords

@@ -35,6 +35,8 @@ for device in cuda cpu; do
     tee "$OUT/bench_$device.txt" || failed=1
   "$PYTHON" benchmarks/dialects.py --device "$device" --threads 1 --no-compile --json "$OUT/dialects_$device.json" 2>&1 |
     tee "$OUT/dialects_$device.txt" || failed=1
+  "$PYTHON" benchmarks/graphs.py --device "$device" --json "$OUT/graphs_$device.json" 2>&1 |
+    tee "$OUT/graphs_$device.txt" || failed=1
 done
 
 step "done"

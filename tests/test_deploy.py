@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import reference
 import torch
 from conftest import grid_of, random_grid
-from toolchain import CXX, ROOT
+from toolchain import CMAKE, CXX, ROOT
 from torch import nn
 
 import anchor_ext
@@ -166,7 +165,7 @@ def test_mistakes_of_the_running_program(package, shape, device, capfd):
         export(anchor_ext.Anchors(), device).module()(torch.zeros(1, 3, *shape, device=device))
 
 
-@pytest.mark.skipif(CXX is None or shutil.which("cmake") is None, reason="no C++ compiler or no cmake")
+@pytest.mark.skipif(CXX is None or CMAKE is None, reason="no C++ compiler or no cmake")
 def test_program_without_python(package, tmp_path):
     lines = (ROOT / "examples/deploy/CMakeLists.txt").read_text().splitlines()
     assert len(lines) <= 20
@@ -175,9 +174,9 @@ def test_program_without_python(package, tmp_path):
     environment["PYTHONPATH"] = os.pathsep.join(
         sys.path
     )  # of the build, which asks torch and anchor_ext where they lie
-    build = ["cmake", "-S", ROOT / "examples/deploy", "-B", tmp_path / "build", f"-DPYTHON={sys.executable}"]
+    build = [CMAKE, "-S", ROOT / "examples/deploy", "-B", tmp_path / "build", f"-DPYTHON={sys.executable}"]
     subprocess.run(build, check=True, timeout=300, cwd=tmp_path, env=environment)
-    subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, timeout=300)
+    subprocess.run([CMAKE, "--build", tmp_path / "build"], check=True, timeout=300)
     program = tmp_path / "build/anchors"
     libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     assert "libanchor_ext.so" in libraries and "libpython" not in libraries

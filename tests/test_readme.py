@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from pathlib import Path
 import peers
 import pytest
 from test_compat_detectron2 import detectron2  # noqa: F401  (a fixture: its stand-in)
-from toolchain import CXX, ROOT
+from toolchain import CMAKE, CXX, ROOT
 
 README = (ROOT / "README.md").read_text()
 DEPLOY = re.search(r"^## Compile, export, deploy\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)[1]
@@ -75,7 +74,7 @@ def test_compile_export_deploy(tmp_path: Path, monkeypatch):
             if "onnx" in block and not (find_spec("onnx") and find_spec("onnxscript")):
                 continue
             exec(compile(block, "README.md", "exec"), names)
-        elif shutil.which("cmake"):
+        elif CMAKE:
             folder = Path(sys.executable).parent
             environment = {
                 **os.environ,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 CXX = shutil.which(os.environ.get("CXX", "c++"))
+# Of the environment that runs the tests, which need not be the PATH's.
+CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
 def setup_py() -> dict:
