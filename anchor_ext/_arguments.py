@@ -8,6 +8,8 @@ import operator
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from torch.compiler import is_dynamo_compiling
+
 from ._core import MAX_CELL_ANCHORS, MAX_LEVELS, MAX_SIDE
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
 
 def show(value: object) -> str:
     """`repr(value)`, cut to a line, and never an error."""
+    if is_dynamo_compiling():  # which cannot follow what is below
+        return f"of type {type(value).__name__}"
     shape = _attribute(value, "shape", None)
     try:
         if isinstance(shape, tuple) and len(shape) > 0:  # a tensor or an array: its numbers would say nothing
@@ -40,6 +44,8 @@ def show(value: object) -> str:
 
 def shape_of(tensor: Any) -> str:
     """A tensor's shape for an error; a nested one has none."""
+    if is_dynamo_compiling():
+        return f"of {tensor.ndim} dimensions"
     return "nested" if tensor.is_nested else str(tuple(tensor.shape))
 
 

@@ -82,6 +82,9 @@ class Config:
         device: Device,
         /,
     ) -> torch.Tensor: ...
+    def generate_points(
+        self, level_shapes: Shapes, torch_dtype: torch.dtype, dtype: Dtype, torch_device: torch.device, /
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
     def gather(
         self,
         level_shapes: Shapes,

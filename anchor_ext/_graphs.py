@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from . import _torchscript
 from ._arguments import image_shape as _read_image_shape
 from ._arguments import level_shapes as _read_level_shapes
+from ._arguments import show
+from ._core import MAX_CELL_ANCHORS
 from ._library import native
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPONENTS",
-    "anchors_of_image",
+    "checked",
     "concrete",
     "constants",
     "gather",
@@ -31,8 +33,6 @@ __all__ = [
     "is_watched",
     "level_shapes",
     "level_sizes",
-    "traced",
-    "unseen_by_trace",
     "valid_flags",
 ]
 
@@ -61,8 +61,8 @@ def is_traced() -> bool:
 
 
 @contextlib.contextmanager
-def unseen_by_trace() -> Iterator[None]:
-    """What torch.jit.trace does not see becomes a constant of the trace."""
+def _unseen_by_trace() -> Iterator[None]:
+    """What is made in here is a constant of the trace, and no reason for it to warn."""
     state = _jit_trace()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
@@ -150,7 +150,7 @@ def _(
     **keywords: Any,
 ) -> Tensor:
     _read_image_shape(_known(padded_shape), "padded_shape")
-    points = [0.0, 0.0] * sum(num_cell_anchors)
+    points = [0.0, 0.0] * sum(count for count in num_cell_anchors if 0 < count <= MAX_CELL_ANCHORS)
     count = _count(level_shapes, strides, points, num_cell_anchors, layout="point", **keywords)
     return torch.empty(count, dtype=torch.bool, device=device)
 
@@ -170,7 +170,7 @@ def constants(numbers: Any) -> Any:
 
 
 def _is_symbol(side: object) -> bool:
-    return isinstance(side, (torch.SymInt, Tensor))
+    return isinstance(side, torch.SymInt) or (isinstance(side, Tensor) and is_traced())
 
 
 def is_symbolic(shape: Any) -> bool:
@@ -191,17 +191,45 @@ def _holds(condition: Any) -> bool:
     return guard_or_false(condition)
 
 
+def concrete(shapes: Any) -> Any:
+    """Shapes whose sides torch.jit.trace has made tensors, as numbers."""
+    if isinstance(shapes, Tensor) and shapes.ndim == 0:
+        with _unseen_by_trace():
+            return int(shapes)
+    if isinstance(shapes, (tuple, list)):
+        return (tuple if isinstance(shapes, tuple) else list)(map(concrete, shapes))
+    return shapes
+
+
+def checked(name: str, shape: Any, expected: str) -> list[Any]:
+    """Two sides that may be symbols; what they are when the graph runs, the operator looks at."""
+    good = isinstance(shape, (tuple, list)) and len(shape) == 2
+    if not good or any(isinstance(side, (bool, float, str)) for side in shape):
+        raise TypeError(f"{name} is {show(shape)}; expected {expected}")
+    first, second = shape
+    traced = isinstance(first, Tensor) or isinstance(second, Tensor)  # what they are in it has been checked
+    if not traced and (_holds(first < 1) or _holds(second < 1)):
+        raise ValueError(f"{name} is ({first}, {second}); expected {expected}")
+    return [first, second]
+
+
 def _sides(name: str, shape: Any) -> list[int] | None:
     """A shape as an operator takes it."""
     if shape is None:
         return None
     if not torch.compiler.is_dynamo_compiling() and not is_symbolic(shape):
         return list(_read_image_shape(shape, name))
-    height, width = shape
-    traced = isinstance(height, Tensor) or isinstance(width, Tensor)  # what they are in it has been checked
-    if not traced and (_holds(height < 1) or _holds(width < 1)):
-        raise ValueError(f"{name} is ({height}, {width}); expected two positive integers (height, width)")
-    return [height, width]
+    return checked(name, shape, "two positive integers (height, width)")
+
+
+def _grids(shapes: Any) -> list[Any]:
+    if not torch.compiler.is_dynamo_compiling() and not _are_symbolic(shapes):
+        return _read_level_shapes(shapes)
+    if not isinstance(shapes, (tuple, list)):
+        raise TypeError(f"level_shapes is {show(shapes)}; expected (rows, columns) per level")
+    return [
+        checked(f"level_shapes[{i}]", shape, "two positive integers (rows, columns)") for i, shape in enumerate(shapes)
+    ]
 
 
 def _over_image(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -212,15 +240,18 @@ def _over_image(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> li
 def level_shapes(config: Configuration, image_shape: Sequence[int]) -> list[tuple[int, int]]:
     """The grids that `config`'s pyramid levels have over an image."""
     if torch.compiler.is_compiling() or is_symbolic(image_shape):  # the native library knows no symbols
-        return _over_image(_numbers(config)[-1], image_shape)
+        return _over_image(_numbers(config)[-1], _sides("image_shape", image_shape) or _read_image_shape(image_shape))
     return config.native.level_shapes(None, image_shape)  # type: ignore[no-any-return]
 
 
 def level_sizes(config: Configuration, grids: Sequence[Any] | None, image_shape: Any) -> list[int]:
     """The number of anchors of each level."""
     if torch.compiler.is_compiling() or is_symbolic(image_shape) or _are_symbolic(grids):
-        shapes = level_shapes(config, image_shape) if grids is None else grids
-        return [rows * columns * count for (rows, columns), count in zip(shapes, _numbers(config)[2], strict=True)]
+        shapes = level_shapes(config, image_shape) if grids is None else _grids(grids)
+        counts = _numbers(config)[2]
+        if len(shapes) != len(counts):
+            raise ValueError(f"level_shapes has {len(shapes)} levels; expected {len(counts)}")
+        return [rows * columns * count for (rows, columns), count in zip(shapes, counts, strict=True)]
     return config.native.level_sizes(grids, image_shape)  # type: ignore[no-any-return]
 
 
@@ -242,10 +273,7 @@ def _operands(config: Configuration, grids: Any, image_shape: Any) -> tuple[tupl
     """What the operators take of the configuration, the grids and the image: by position and by name."""
     strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout, pyramid_levels = _numbers(config)
     shape = _sides("image_shape", image_shape)
-    if grids is None:
-        grids = _over_image(pyramid_levels, shape or _read_image_shape(image_shape))
-    elif not torch.compiler.is_dynamo_compiling() and not _are_symbolic(grids):
-        grids = _read_level_shapes(grids)
+    over = _over_image(pyramid_levels, shape or _read_image_shape(image_shape)) if grids is None else _grids(grids)
     keywords = {
         "offsets": offsets,
         "starts": starts,
@@ -253,8 +281,33 @@ def _operands(config: Configuration, grids: Any, image_shape: Any) -> tuple[tupl
         "layout": layout,
         "image_shape": None if pyramid_levels else shape,
     }
-    flat = [side for rows, columns in grids for side in (rows, columns)]
+    flat = [side for rows, columns in over for side in (rows, columns)]
     return (flat, strides, cell_anchors, num_cell_anchors), keywords
+
+
+def _operator(name: str) -> Callable[..., Tensor]:
+    """The operator; in a trace, a scripted function that calls it and takes its sizes as tensors."""
+    if not is_traced():
+        operator: Callable[..., Tensor] = getattr(torch.ops.anchor_ext, name).default
+        return operator
+
+    def tensors(sides: Any) -> Any:
+        with _unseen_by_trace():
+            return (
+                None if sides is None else [side if isinstance(side, Tensor) else torch.tensor(side) for side in sides]
+            )
+
+    def call(*operands: Any, **keywords: Any) -> Tensor:
+        first = 1 if name == "gather" else 0  # index
+        last = {"inside": 4, "valid_flags": 3}.get(name)  # image_shape, padded_shape
+        sized = [tensors(operand) if i in (first, last) else operand for i, operand in enumerate(operands)]
+        for key in ("image_shape", "clip"):
+            if key in keywords:
+                keywords[key] = tensors(keywords[key])
+        boxes: Tensor = _torchscript.scripted(name)(*sized, **keywords)
+        return boxes
+
+    return call
 
 
 def _on_device(call: Callable[[torch.device], Tensor], device: torch.device) -> Tensor:
@@ -269,19 +322,17 @@ def generate(
 ) -> Tensor:
     """[N, components], by the operator."""
     operands, keywords = _operands(config, grids, image_shape)
-    return _on_device(
-        lambda place: torch.ops.anchor_ext.generate.default(
-            *operands, dtype=_NAMES[dtype], device=place, clip=_sides("clip", clip), **keywords
-        ),
-        device,
+    call = functools.partial(
+        _operator("generate"), *operands, dtype=_NAMES[dtype], clip=_sides("clip", clip), **keywords
     )
+    return _on_device(lambda place: call(device=place), device)
 
 
 def gather(config: Configuration, index: Tensor, grids: Any, image_shape: Any, clip: Any, dtype: torch.dtype) -> Tensor:
     """[..., components], by the operator."""
     operands, keywords = _operands(config, grids, image_shape)
     ours = index.device.type in ("cpu", "cuda", "meta")
-    boxes: Tensor = torch.ops.anchor_ext.gather.default(
+    boxes = _operator("gather")(
         index if ours else index.cpu(), *operands, dtype=_NAMES[dtype], clip=_sides("clip", clip), **keywords
     )
     return boxes if ours else boxes.to(index.device)
@@ -293,98 +344,15 @@ def inside(
     """[N] bool, by the operator."""
     operands, keywords = _operands(config, grids, image_shape)
     sides = keywords.pop("image_shape")
-    return _on_device(
-        lambda place: torch.ops.anchor_ext.inside.default(
-            *operands, sides, border, dtype=_NAMES[dtype], device=place, **keywords
-        ),
-        device,
-    )
+    call = functools.partial(_operator("inside"), *operands, sides, border, dtype=_NAMES[dtype], **keywords)
+    return _on_device(lambda place: call(device=place), device)
 
 
 def valid_flags(config: Configuration, grids: Any, image_shape: Any, padded_shape: Any, device: torch.device) -> Tensor:
     """[N] bool, by the operator."""
     (flat, strides, _, counts), keywords = _operands(config, grids, image_shape)
-    return _on_device(
-        lambda place: torch.ops.anchor_ext.valid_flags.default(
-            flat, strides, counts, _sides("padded_shape", padded_shape), device=place,
-            arithmetic=keywords["arithmetic"], image_shape=keywords["image_shape"],
-        ),
-        device,
+    call = functools.partial(
+        _operator("valid_flags"), flat, strides, counts, _sides("padded_shape", padded_shape),
+        arithmetic=keywords["arithmetic"], image_shape=keywords["image_shape"],
     )  # fmt: skip
-
-
-# TorchScript, which reads the sources of what is decorated or called in here.
-
-
-def anchors_of_image(
-    image: Tensor, pyramid_levels: list[int], strides: list[float], cell_anchors: list[float],
-    num_cell_anchors: list[int],
-) -> Tensor:  # fmt: skip
-    """`Anchors.forward` in a scripted program."""
-    shape = image.shape
-    if len(shape) not in (3, 4) or shape[-2] == 0 or shape[-1] == 0:
-        raise ValueError(f"image has shape {shape}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
-    sides: list[int] = []
-    for level in pyramid_levels:
-        for side in shape[-2:]:
-            sides.append((side + (1 << level) - 1) >> level)
-    boxes: Tensor = torch.ops.anchor_ext.generate(
-        sides, strides, cell_anchors, num_cell_anchors, dtype="float32", device=image.device
-    )
-    return boxes.unsqueeze(0)
-
-
-def _of_traced_sides(
-    level_shapes: list[Tensor], strides: list[float] | None, cell_anchors: list[float], num_cell_anchors: list[int],
-    dtype: str, device: torch.device, offsets: list[float] | None, starts: list[float] | None, arithmetic: str,
-    layout: str, image_shape: list[Tensor] | None, clip: list[Tensor] | None,
-) -> Tensor:  # fmt: skip
-    image: list[int] | None = None
-    if image_shape is not None:
-        image = [int(side) for side in image_shape]
-    limit: list[int] | None = None
-    if clip is not None:
-        limit = [int(side) for side in clip]
-    boxes: Tensor = torch.ops.anchor_ext.generate(
-        [int(side) for side in level_shapes], strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device,
-        offsets=offsets, starts=starts, arithmetic=arithmetic, layout=layout, image_shape=image, clip=limit,
-    )  # fmt: skip
-    return boxes
-
-
-@functools.cache
-def _scripted() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is old, whoever traces has heard
-        return torch.jit.script(_of_traced_sides)
-
-
-def concrete(shapes: Any) -> Any:
-    """Shapes whose sides torch.jit.trace has made tensors, as numbers."""
-    if isinstance(shapes, Tensor) and shapes.ndim == 0:
-        return int(shapes)
-    if isinstance(shapes, (tuple, list)):
-        return (tuple if isinstance(shapes, tuple) else list)(map(concrete, shapes))
-    return shapes
-
-
-def traced(
-    config: Configuration, grids: Any, image_shape: Any, clip: Any, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """[N, components] in a trace, whose sizes stay those of the image that the trace is called with.
-
-    A trace cannot hold an operator that takes a device, but it can hold a scripted function that calls one.
-    """
-
-    def tensors(sides: Any) -> list[Tensor] | None:
-        return None if sides is None else [torch.as_tensor(side, device="cpu") for side in sides]
-
-    operands, keywords = _operands(config, grids, image_shape)
-    keywords["image_shape"] = tensors(keywords["image_shape"])
-    return _on_device(
-        lambda place: _scripted()(
-            tensors(operands[0]), *operands[1:], dtype=_NAMES[dtype], device=place, clip=tensors(_sides("clip", clip)),
-            **keywords,
-        ),
-        device,
-    )  # fmt: skip
+    return _on_device(lambda place: call(device=place), device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _arguments, _graphs, ops
+from . import _arguments, _graphs, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
 
 __all__ = ["Anchors", "generate"]
@@ -123,13 +123,14 @@ class Anchors(nn.Module):
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             strides, cell_anchors, num_cell_anchors = self._operands
-            return _graphs.anchors_of_image(image, self._pyramid_levels, strides, cell_anchors, num_cell_anchors)
+            return _torchscript.anchors_of_image(image, self._pyramid_levels, strides, cell_anchors, num_cell_anchors)
         if not isinstance(image, Tensor):
             raise TypeError(f"image is {_arguments.show(image)}; expected a tensor (B, C, H, W) or (C, H, W)")
         if image.is_nested:
             raise ValueError("image is a nested tensor; expected (B, C, H, W) or (C, H, W)")
         shape = image.shape
-        if len(shape) not in (3, 4) or shape[-2] == 0 or shape[-1] == 0:
+        # (A side that is no int is a symbol, which is looked at later on.)
+        if len(shape) not in (3, 4) or (type(shape[-1]) is int and 0 in shape[-2:]):
             raise ValueError(f"image has shape {tuple(shape)}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
         return ops.generate(self._config, None, shape[-2:], None, True, torch.float32, image.device, None)
 

@@ -28,8 +28,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export(..., dynamo=True, custom_translation_table=...)` needs for models with anchors in them.
 
     Every configuration of `anchor_ext.Anchors`, `AnchorGrid` and the drop-ins becomes standard operators of opset 18,
-    bit for bit the same in onnxruntime, for any image size if the export's sizes are dynamic. One cannot: anchors in
-    float16 or bfloat16 of an arithmetic whose sums are float64, as ONNX rounds those twice.
+    bit for bit the same in onnxruntime, for any image size if the export's sizes are dynamic. What ONNX would round
+    twice is refused: anchors in float16 or bfloat16 of an arithmetic whose sums are float64, and inside flags in those
+    types.
 
     Raises:
         ImportError: onnxscript, which torch.onnx.export needs, is missing.
@@ -37,7 +38,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError("anchor_ext.onnx needs what torch.onnx.export does: pip install onnx onnxscript") from error
+        raise ImportError(
+            "anchor_ext.onnx needs onnxscript, as torch.onnx.export does: pip install onnx onnxscript"
+        ) from error
     operators = torch.ops.anchor_ext
     return {
         operators.generate.default: _generate,
@@ -99,15 +102,15 @@ class _Graph:
             value = self.op.Cast(value, to=self.types[dtype])
         return self.op.Cast(value, to=self.types[Dtype.float64])
 
-    def stored(self, value: Value, dtype: Dtype, sum_dtype: Dtype) -> Value:
-        """In the output's type, rounded once."""
+    def carried(self, value: Value, dtype: Dtype, sum_dtype: Dtype) -> Value:
+        """In the output's type, rounded once; a 16-bit one in float32, for which onnxruntime has all operators."""
         if dtype in (Dtype.float16, Dtype.bfloat16):
             if sum_dtype == Dtype.float64:
                 raise ValueError(
                     f"dtype is {_TORCH[dtype]} with an arithmetic that adds in float64; ONNX would round it twice. "
                     "Expected float32 or float64: export those, and convert the result"
                 )
-            value = self.op.Cast(value, to=self.types[Dtype.float32])
+            dtype = Dtype.float32
         return self.op.Cast(value, to=self.types[dtype])
 
     def both(self, first: Value | None, second: Value) -> Value:
@@ -203,7 +206,9 @@ class _Pyramid(_Graph):
             side = self.rounded(self.double(self.image_shape[axis]), self.sum)  # type: ignore[index]
             value = self.rounded(op.Mul(value, side), self.sum)
         if self.clip is not None:
-            value = op.Min(op.Max(value, self.doubles(0.0)), self.double(self.clip[axis]))
+            zero, limit = self.doubles(0.0), self.double(self.clip[axis])
+            value = op.Where(op.Less(value, zero), zero, value)  # Max would make 0 of -0
+            value = op.Where(op.Greater(value, limit), limit, value)
         return axis, value
 
     def on_grid(self, level: int, axis: int, value: Value) -> Value:
@@ -221,11 +226,11 @@ class _Pyramid(_Graph):
             components = []
             for k in range(self.components):
                 axis, value = self.component(level, k, centres)
-                value = self.on_grid(level, axis, self.stored(value, dtype, self.sum))
+                value = self.on_grid(level, axis, self.carried(value, dtype, self.sum))
                 components.append(op.Unsqueeze(value, self.constant([3], torch.int64)))
             boxes = op.Concat(*components, axis=3)
             levels.append(op.Reshape(boxes, self.constant([-1, self.components], torch.int64)))
-        return op.Concat(*levels, axis=0)
+        return op.Cast(op.Concat(*levels, axis=0), to=self.types[dtype])
 
     def flags(self, level: int, rows: Value, columns: Value) -> Value:
         """[rows * columns * A] bool: that of the row, [rows, A] or [rows, 1], and that of the column."""
@@ -281,9 +286,13 @@ def _inside(
         level_shapes, strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic, layout, image_shape, None
     )
     op = pyramid.op
+    if dtype not in ("float32", "float64"):
+        raise ValueError(
+            f"dtype is torch.{dtype}, to which ONNX would round the image's limits twice; expected float32 or float64"
+        )
 
     def nearest(value: Value) -> Value:
-        return op.Cast(pyramid.stored(value, _DTYPES[dtype], pyramid.sum), to=pyramid.types[Dtype.float64])
+        return op.Cast(op.Cast(value, to=pyramid.types[_DTYPES[dtype]]), to=pyramid.types[Dtype.float64])
 
     low = nearest(pyramid.doubles(-float(border)))
     high = [nearest(op.Add(pyramid.double(side), pyramid.doubles(float(border)))) for side in image_shape]

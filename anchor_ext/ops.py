@@ -63,17 +63,21 @@ class Configuration:
         self.layout = layout
 
     def numbers(self) -> tuple[Any, ...]:
-        """All that it consists of, as the operators take it."""
+        """All that it consists of, as the operators take it.
+
+        Copies: the compiler would compare lists of a constant with those that it meets by way of an attribute.
+        """
+        strides, offsets, starts = (numbers and list(numbers) for numbers in (self.strides, self.offsets, self.starts))
         return (
-            self.strides, self.cell_anchors, self.num_cell_anchors, self.offsets, self.starts, self.arithmetic,
-            self.layout, self.pyramid_levels,
+            strides, list(self.cell_anchors), list(self.num_cell_anchors), offsets, starts, self.arithmetic,
+            self.layout, list(self.pyramid_levels),
         )  # fmt: skip
 
     # To the compiler it is a constant like a number: equal or not, and recompiled for if not. (By default every float
     # in its lists would become an input of the graph.)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Configuration) and self.numbers() == other.numbers())
+        return self is other or (isinstance(other, Configuration) and repr(self.numbers()) == repr(other.numbers()))
 
     def __hash__(self) -> int:
         return hash(repr(self.numbers()))
@@ -83,7 +87,7 @@ torch.utils._pytree.register_constant(Configuration)
 
 
 def _flat(lists: Iterable[Iterable[float]]) -> list[float]:
-    return [number for numbers in lists for number in numbers]
+    return [float(number) for numbers in lists for number in numbers]
 
 
 @functools.cache
@@ -139,6 +143,11 @@ def _resolve_checked(device: Any) -> tuple[torch.device, Any]:
     return _resolve(device)
 
 
+def _in_graph(device: Any) -> torch.device:
+    """The device of what is recorded; of a trace, one that there is: it runs as it is recorded."""
+    return _resolve_checked(device)[0] if is_traced() else to_device(device)
+
+
 def generate(
     config: Configuration,
     level_shapes: Any,
@@ -154,13 +163,10 @@ def generate(
         _refuse_dtype(dtype)
     if out is not None:
         return _generate_out(config, level_shapes, image_shape, clip, batched, dtype, device, out)
-    if is_watched():
-        boxes = _graphs.generate(config, level_shapes, image_shape, clip, dtype, to_device(device))
-        return boxes.unsqueeze(0) if batched else boxes
-    if is_traced():
-        shapes = (_graphs.concrete(level_shapes), _graphs.concrete(image_shape), _graphs.concrete(clip))
-        _shape(config, *shapes, batched)  # raises what an eager call would
-        boxes = _graphs.traced(config, level_shapes, image_shape, clip, dtype, _resolve_checked(device)[0])
+    if is_watched() or is_traced():
+        if is_traced():  # raises what an eager call would
+            config.native.num_anchors(*map(_graphs.concrete, (level_shapes, image_shape, clip)))
+        boxes = _graphs.generate(config, level_shapes, image_shape, clip, dtype, _in_graph(device))
         return boxes.unsqueeze(0) if batched else boxes
     device, native_device = _resolve_checked(device)
     if native_device is not None:
@@ -201,8 +207,7 @@ def gather(
     if not index.is_contiguous():
         index = index.contiguous()
     if is_watched() or is_traced() or type(index) is not torch.Tensor:
-        shapes = (_graphs.concrete(level_shapes), _graphs.concrete(image_shape), _graphs.concrete(clip))
-        return _graphs.gather(config, index, *shapes, dtype)
+        return _graphs.gather(config, index, level_shapes, image_shape, clip, dtype)
     device, native_device = _resolve(index.device)
     if native_device is not None:
         shape = tuple(index.shape)
@@ -223,12 +228,8 @@ def inside(
     """[N] bool: whether each anchor of the dtype lies in the image."""
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
-    if is_watched():
-        return _graphs.inside(config, level_shapes, image_shape, border, dtype, to_device(device))
-    if is_traced():
-        shapes = (_graphs.concrete(level_shapes), _graphs.concrete(image_shape))
-        with _graphs.unseen_by_trace():
-            return inside(config, *shapes, border, dtype, device)
+    if is_watched() or is_traced():
+        return _graphs.inside(config, level_shapes, image_shape, border, dtype, _in_graph(device))
     return _flags(config, config.native.inside, level_shapes, (image_shape, border, _DTYPES[dtype]), device)
 
 
@@ -236,12 +237,8 @@ def valid_flags(
     config: Configuration, level_shapes: Any, image_shape: Any, padded_shape: Any, device: Any
 ) -> torch.Tensor:
     """[N] bool: whether each anchor's cell lies on the padded image."""
-    if is_watched():
-        return _graphs.valid_flags(config, level_shapes, image_shape, padded_shape, to_device(device))
-    if is_traced():
-        shapes = (_graphs.concrete(level_shapes), _graphs.concrete(image_shape), _graphs.concrete(padded_shape))
-        with _graphs.unseen_by_trace():
-            return valid_flags(config, *shapes, device)
+    if is_watched() or is_traced():
+        return _graphs.valid_flags(config, level_shapes, image_shape, padded_shape, _in_graph(device))
     return _flags(config, config.native.valid_flags, level_shapes, (image_shape, padded_shape), device)
 
 

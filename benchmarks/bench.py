@@ -15,7 +15,7 @@ import platform
 
 import torch
 from numpy_anchors import numpy_anchors
-from timing import hardware, interleaved, medians
+from timing import hardware, interleaved, medians, versions
 
 import anchor_ext
 
@@ -70,9 +70,9 @@ def main() -> None:
             results.append({"threads": threads, "image_shape": shape, "num_anchors": n, "seconds": samples})
     if options.json:
         os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
-        versions = {**anchor_ext.build_info(), "hardware": hardware(device), "device": str(device)}
+        about = {**versions(), "hardware": hardware(device), "device": str(device)}
         with open(options.json, "w") as file:
-            json.dump({"command": "python benchmarks/bench.py", "versions": versions, "rows": results}, file, indent=1)
+            json.dump({"command": "python benchmarks/bench.py", "versions": about, "rows": results}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timing import hardware, interleaved, medians
+from timing import hardware, interleaved, medians, versions
 
 import anchor_ext
 
@@ -440,9 +440,9 @@ def main() -> None:
         print(f"{remark}: {', '.join(places)}")
     if options.json:
         os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
-        versions = {**anchor_ext.build_info(), "frameworks": notes, "hardware": hardware(device), "device": str(device)}
+        about = {**versions(), "frameworks": notes, "hardware": hardware(device), "device": str(device)}
         with open(options.json, "w") as file:
-            json.dump({"command": "python benchmarks/dialects.py", "versions": versions, "rows": rows}, file, indent=1)
+            json.dump({"command": "python benchmarks/dialects.py", "versions": about, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import warnings
 from collections.abc import Callable
 
 import torch
 from dialects import first_line, same_bits, tensors_of
-from timing import hardware, interleaved, medians
+from timing import hardware, interleaved, medians, versions
 from torch import Tensor, nn
 
 import anchor_ext
@@ -124,8 +123,10 @@ def main() -> None:
                     raise
                 left_out.append(f"{name}, {path}: {first_line(error)}")
 
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": note}
-    print(f"{hardware(device)}, {platform.system()}, {versions}, {options.threads} threads")
+    print(
+        f"{hardware(device)}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"torchvision {note}, threads: {options.threads}"
+    )
     print("microseconds per call; peer/ours: torchvision by the drop-in; ours/full: Anchors by torch.full\n")
     print(f"{'path':<13}{'image':>10}" + "".join(f"{name:>13}" for name in [*columns, "peer/ours", "ours/full"]))
     rows = []
@@ -143,9 +144,10 @@ def main() -> None:
     for remark in left_out:
         print(remark)
     if options.json:
-        about = {"command": " ".join(sys.argv), "hardware": hardware(device), **versions}
+        about = {**versions(), "torchvision": note, "hardware": hardware(device), "device": str(device)}
+        result = {"command": "python benchmarks/graphs.py", "versions": about, "left_out": left_out, "rows": rows}
         with open(options.json, "w") as file:
-            json.dump({**about, "left_out": left_out, "rows": rows}, file, indent=1)
+            json.dump(result, file, indent=1)
 
 
 if __name__ == "__main__":

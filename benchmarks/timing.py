@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.utils.benchmark import Timer
 
+import anchor_ext
+
 
 def interleaved(
     functions: Mapping[str, Callable[[], object]], *, threads: int, rounds: int = 15, seconds: float = 0.02
@@ -30,6 +32,11 @@ def interleaved(
 
 def medians(samples: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def versions() -> dict[str, object]:
+    """What was built and what runs, without the folders of this machine."""
+    return {name: value for name, value in anchor_ext.build_info().items() if name != "library"}
 
 
 def hardware(device: torch.device) -> str:

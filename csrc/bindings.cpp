@@ -190,6 +190,9 @@ py::object generate_eagerly(const Config& config, py::handle level_shapes, py::h
 py::tuple generate_points_eagerly(const Config& config, py::handle level_shapes, py::handle torch_dtype, Dtype dtype,
                                   py::handle torch_device) {
   const Pyramid pyramid = over(config, level_shapes, py::none());
+  for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
+    if (config.arguments().layout != "point_stride" || pyramid.levels[l].num_cell_anchors != 1)
+      throw std::invalid_argument("generate_points: expected layout point_stride and one cell anchor per cell");
   const Empty points = make_empty({pyramid.num_anchors, 2}, torch_dtype, dtype, torch_device, Device::cpu);
   const Empty strides = make_empty({pyramid.num_anchors, 1}, torch_dtype, dtype, torch_device, Device::cpu);
   {

@@ -77,8 +77,8 @@ class ANCHOR_EXT_API Config {
   Pyramid pyramid_{};  // all but what depends on the request
 };
 
-// The operators' arguments: flat lists, level after level, of which some need not be given. (As an empty list that
-// would not reach the operator through AOTInductor, whose packages make None of it.)
+// The operators' arguments: flat lists, level after level. Optional, since AOTInductor's packages turn an empty list
+// into None.
 using Numbers = std::optional<std::vector<double>>;
 using Sides = std::optional<std::vector<std::int64_t>>;
 

@@ -6,9 +6,11 @@
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/csrc/stable/device.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -109,12 +111,17 @@ std::int64_t grain(int numbers, Dtype dtype) {
 
 stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, stable::Device device) {
   std::vector<std::int64_t> strides(sizes.size(), 1);
-  for (std::size_t i = sizes.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * sizes[i];
+  for (std::size_t i = sizes.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<std::int64_t>(sizes[i], 1);
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  stable::detail::to<std::int32_t>(stable::detail::from(dtype)),
-                                                  stable::detail::to<std::int32_t>(stable::detail::from(device.type())),
-                                                  device.index(), &handle));
+  const AOTITorchError error = aoti_torch_empty_strided(
+      static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
+      stable::detail::to<std::int32_t>(stable::detail::from(dtype)),
+      stable::detail::to<std::int32_t>(stable::detail::from(device.type())), device.index(), &handle);
+  if (error != AOTI_TORCH_SUCCESS) {
+    std::string shape;
+    for (const std::int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+    throw std::runtime_error("anchor_ext: torch gives no memory for a tensor of shape (" + shape + ")");
+  }
   return stable::Tensor(handle);
 }
 
@@ -142,8 +149,9 @@ stable::Tensor gather_op(stable::Tensor index, std::vector<std::int64_t> level_s
                          std::vector<double> cell_anchors, std::vector<std::int64_t> num_cell_anchors, Text dtype,
                          Numbers offsets, Numbers starts, Text arithmetic, Text layout, Sides image_shape, Sides clip) {
   const ScalarType index_type = index.scalar_type();
-  if ((index_type != ScalarType::Long && index_type != ScalarType::Int) || !index.is_contiguous())
-    throw std::invalid_argument("index: expected a contiguous tensor of int64 or int32");
+  if (index_type != ScalarType::Long && index_type != ScalarType::Int)
+    throw std::invalid_argument("index: expected a tensor of int64 or int32");
+  if (!index.is_contiguous()) index = stable::contiguous(index);
   const Config config =
       config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
@@ -250,16 +258,8 @@ BuildInfo build_info() {
   return info;
 }
 
-// The operators carry the whole configuration: nothing is registered, nothing hidden. In all of them, per level and
-// level after level: level_shapes: rows, columns of the grid; strides: y, x in pixels, empty: image_shape //
-// level_shapes; num_cell_anchors: how many cell anchors the level has; cell_anchors: their components, around the
-// origin; offsets: y, x of the first centre in cells, empty: 0.5; starts: y, x in pixels, added to the centres, empty:
-// 0. image_shape: height, width; clip: the same, to which anchors are clipped, empty: not. arithmetic and layout: see
-// arithmetic_of() and layout_of() in config.h.
-//
-// generate: every anchor, [N, components]. gather: the anchors at `index` [...], modulo N, [..., components]. inside:
-// for every anchor, rounded to dtype, whether it lies in the image, [N]. valid_flags: whether its cell lies on the
-// padded image, [N].
+// The operators carry the whole configuration: nothing is registered, nothing hidden. docs/operators.md says what every
+// argument means, and which changes to the schemas saved programs forbid.
 STABLE_TORCH_LIBRARY(anchor_ext, m) {
   m.def(
       "generate(SymInt[] level_shapes, float[]? strides, float[] cell_anchors, int[] num_cell_anchors, *, "

@@ -275,7 +275,7 @@ def test_opcheck(device, rng):
         keywords = {**keywords, "layout": config.layout, "dtype": dtype}
         generated = {**keywords, "image_shape": image, "clip": clip}
         torch.library.opcheck(operators.generate.default, common, {**generated, "device": device})
-        for index in (torch.tensor([[0, -1, 3]], device=device), torch.empty(0, dtype=torch.int32, device=device)):
+        for index in (torch.tensor([[0, -1, 3]], device=device), torch.empty(2, 0, dtype=torch.int32, device=device)):
             torch.library.opcheck(operators.gather.default, (index, *common), generated)
         torch.library.opcheck(operators.inside.default, (*common, image, 2.5), {**keywords, "device": device})
         torch.library.opcheck(
@@ -293,7 +293,10 @@ def test_meta_and_fake_tensors_are_like_real_ones(device, rng):
 
         def everything(device, grid=grid, shapes=shapes, image=image, dtype=dtype):
             index = torch.zeros(2, 3, dtype=torch.int64, device=device)
+            none = torch.zeros(2, 0, dtype=torch.int64, device=device)
             return [
+                torch.ops.anchor_ext.gather(none, [1, 1], [8.0, 8.0], [0.0, 0.0, 1.0, 1.0], [1], dtype="float32"),
+                torch.ops.anchor_ext.gather(index.t(), [1, 1], [8.0, 8.0], [0.0] * 4, [1], dtype="float32"),
                 grid(shapes, image_shape=image, dtype=dtype, device=device),
                 grid.at(index, shapes, image_shape=image, dtype=dtype),
                 grid.inside(shapes, image, dtype=dtype, device=device),

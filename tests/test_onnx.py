@@ -46,9 +46,13 @@ def assert_equal(session, module: nn.Module, shapes=SHAPES) -> None:
         expected = expected if isinstance(expected, (list, tuple)) else [expected]
         results = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         for i, (result, tensor) in enumerate(zip(results, expected, strict=True)):
+            if tensor.dtype == torch.bfloat16:  # which NumPy has not
+                result = result.view("int16")
             result = torch.from_numpy(result)
             if tensor.dtype == torch.bool:
                 assert torch.equal(result, tensor), (shape, i)
+            elif tensor.dtype == torch.bfloat16:
+                assert torch.equal(result, tensor.view(torch.int16)), (shape, i)
             else:
                 assert reference.same_bits(result, tensor), (shape, i)
 
@@ -114,7 +118,7 @@ def sums_of(arguments) -> str:
     return arguments["arithmetic"].split("/")[-1]
 
 
-def dtype_of(arguments, dtypes=(torch.float32, torch.float64, torch.float16)) -> torch.dtype:
+def dtype_of(arguments, dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16)) -> torch.dtype:
     """Any, but that ONNX cannot round sums of float64 once to 16 bits."""
     rng = random.Random(arguments["seed"])
     return rng.choice(dtypes[: 2 if sums_of(arguments) == "float64" else None])
@@ -134,7 +138,8 @@ def at(grid, arguments, level_shapes, image_shape):
 
 def inside(grid, arguments, level_shapes, image_shape):
     border = random.Random(arguments["seed"]).choice([0.0, -3.5, 20.1])
-    return grid.inside(level_shapes, image_shape, border, dtype=dtype_of(arguments), device="cpu")
+    dtype = dtype_of(arguments, (torch.float32, torch.float64))
+    return grid.inside(level_shapes, image_shape, border, dtype=dtype, device="cpu")
 
 
 def valid_flags(grid, arguments, level_shapes, image_shape):
@@ -150,6 +155,37 @@ def test_any_grid_at_any_size(call, tmp_path):
         assert {arguments["layout"] for arguments in module.arguments} == set(reference.LAYOUTS)
     session = export(module, tmp_path / "grids.onnx")
     assert_equal(session, module, SHAPES[1:])
+
+
+class Clipped(nn.Module):
+    """Anchors at and beside the edges, zeros of either sign among them."""
+
+    def __init__(self):
+        super().__init__()
+        cells = [[(-8.0, -8.0, 8.0, 8.0), (-0.0, -0.0, 0.0, 0.0)]]
+        self.grid = anchor_ext.AnchorGrid(cells, [15.99999999], arithmetic="float64/float64/float16")
+
+    def forward(self, image):
+        height, width = image.shape[-2:]
+        return self.grid([(height // 8 + 1, width // 8 + 1)], clip=(height, width), device=image.device)
+
+
+def test_zeros_of_clipped_anchors(tmp_path):
+    assert_equal(export(Clipped(), tmp_path / "clipped.onnx", optimize=False), Clipped())
+
+
+class Inside(nn.Module):
+    def forward(self, image):
+        return anchor_ext.AnchorGrid(CELLS, [8], arithmetic="float32").inside([(4, 4)], (9, 9), dtype=torch.float16)
+
+
+CELLS = [[(0.0, 0.0, 1.0, 1.0)]]
+
+
+def test_refuses_flags_in_16_bits(tmp_path):
+    with pytest.raises(Exception) as raised:
+        export(Inside(), tmp_path / "flags.onnx")
+    assert "dtype is torch.float16, to which ONNX" in str(raised.value) + str(raised.value.__cause__.__cause__)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

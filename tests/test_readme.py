@@ -74,7 +74,8 @@ def test_compile_export_deploy(tmp_path: Path, monkeypatch):
             if "onnx" in block and not (find_spec("onnx") and find_spec("onnxscript")):
                 continue
             exec(compile(block, "README.md", "exec"), names)
-        elif CMAKE:
+        else:
+            assert CMAKE, "cmake is missing: pip install cmake"
             folder = Path(sys.executable).parent
             environment = {
                 **os.environ,

@@ -50,6 +50,15 @@ def default_dtype(dtype):
 
 
 @contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextlib.contextmanager
 def default_device(device):
     torch.set_default_device(device)
     try:
@@ -71,7 +80,7 @@ def default_device(device):
         lambda: default_device("meta"),
         lambda: torch.device("meta"),
         lambda: torch.autograd.set_detect_anomaly(True),
-        lambda: torch.backends.flags() if hasattr(torch.backends, "flags") else contextlib.nullcontext(),
+        deterministic,
     ],
 )
 def test_no_influence(setting, device):

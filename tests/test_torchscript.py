@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import anchor_ext
+from anchor_ext.compat import mmdet
 from anchor_ext.compat.torchvision import DefaultBoxGenerator
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(torch.jit, "script"), reason="torch has no TorchScript any more"),
-    pytest.mark.filterwarnings("ignore"),  # that TorchScript is old; and what a trace cannot follow, tested here
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 SHAPES = [(64, 80), (640, 832), (77, 13), (1, 1)]
 
@@ -59,9 +60,10 @@ class Traced(nn.Module):
     def __init__(self):
         super().__init__()
         self.detector, self.boxes = Detector(), DefaultBoxGenerator([[2], [2, 3]])
+        self.mmdet = mmdet.AnchorGenerator([8, 16], [0.5, 1.0], [4])
         self.grid = anchor_ext.AnchorGrid([[(0, 0, 3, 5, 30)]], [7.7], layout="cxcywha", start=1.5)
 
-    def forward(self, image):
+    def forward(self, image, index):
         features = [image[..., ::8, ::8], image[..., ::16, ::16]]
         shape = image.shape[-2:]
         return (
@@ -69,16 +71,35 @@ class Traced(nn.Module):
             anchor_ext.generate(shape, dtype=torch.bfloat16, device=image.device),
             self.grid([features[0].shape[-2:]], device=image.device),
             self.boxes(Images(image), features)[0],
+            self.grid.at(index, [features[0].shape[-2:]]),
+            self.grid.inside([features[0].shape[-2:]], shape, device=image.device),
+            self.grid.valid_flags([features[0].shape[-2:]], shape, device=image.device),
+            *self.mmdet.grid_priors([feature.shape[-2:] for feature in features], device=image.device),
+            *self.mmdet.valid_flags([feature.shape[-2:] for feature in features], shape, device=image.device),
+            self.mmdet.sparse_priors(index, features[1].shape[-2:], 1),
+            self.mmdet.sparse_priors(index, [feature.shape[-2:] for feature in features]),
         )
 
 
 def test_traced(device):
     module = Traced()
-    program = reloaded(torch.jit.trace(module, torch.zeros(1, 3, 64, 80, device=device)))
+    index = torch.tensor([0, -1, 17], device=device)
+    program = reloaded(torch.jit.trace(module, (torch.zeros(1, 3, 64, 80, device=device), index)))
     for shape in SHAPES:
         image = torch.zeros(1, 3, *shape, device=device)
-        for ours, eager in zip(program(image), module(image), strict=True):
+        for ours, eager in zip(program(image, index), module(image, index), strict=True):
             assert ours.dtype == eager.dtype and torch.equal(ours, eager), shape
+
+
+def test_a_trace_of_flags_alone():
+    grid = anchor_ext.AnchorGrid([[(0, 0, 1, 1)]], [8])
+    program = torch.jit.trace(lambda image: grid.inside([image.shape[-2:]], (50, 60), device="cpu"), torch.zeros(9, 9))
+    assert torch.equal(program(torch.zeros(12, 5)), grid.inside([(12, 5)], (50, 60), device="cpu"))
+
+
+def test_a_trace_does_not_warn_without_a_reason(recwarn):
+    torch.jit.trace(anchor_ext.Anchors(), torch.zeros(1, 3, 64, 80))
+    assert not [warning for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
 
 
 def test_trace_refuses_what_eager_refuses():

@@ -1,4 +1,5 @@
-// Runs a compiled package of a model with anchors in it: no Python, nothing but libtorch and libanchor_ext.so.
+// Runs a package, compiled ahead for the CPU, of a model with anchors in it: no Python, nothing but libtorch and
+// libanchor_ext.so.
 #include <ATen/ATen.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
