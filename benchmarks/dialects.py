@@ -29,8 +29,6 @@ from pathlib import Path
 import torch
 from timing import hardware, interleaved, medians, versions
 
-import anchor_ext
-
 SHAPES = [(64, 64), (256, 256), (640, 832), (800, 1333)]
 QUICK_SHAPES = SHAPES[:2]
 
