@@ -292,10 +292,10 @@ def _operator(name: str) -> Callable[..., Tensor]:
         return operator
 
     def tensors(sides: Any) -> Any:
+        if sides is None:
+            return None
         with _unseen_by_trace():
-            return (
-                None if sides is None else [side if isinstance(side, Tensor) else torch.tensor(side) for side in sides]
-            )
+            return [side if isinstance(side, Tensor) else torch.tensor(side, device="cpu") for side in sides]
 
     def call(*operands: Any, **keywords: Any) -> Tensor:
         first = 1 if name == "gather" else 0  # index

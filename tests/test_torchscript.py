@@ -97,6 +97,13 @@ def test_a_trace_of_flags_alone():
     assert torch.equal(program(torch.zeros(12, 5)), grid.inside([(12, 5)], (50, 60), device="cpu"))
 
 
+def test_traced_where_another_device_is_the_default():
+    grid, image = anchor_ext.AnchorGrid([[(0, 0, 1, 1)]], [8]), torch.zeros(9, 7)
+    with torch.device("meta"):
+        program = torch.jit.trace(lambda image: image + grid([(3, 4)], device="cpu").sum(), image)
+    assert torch.equal(program(image), image + grid([(3, 4)], device="cpu").sum())
+
+
 def test_a_trace_does_not_warn_without_a_reason(recwarn):
     torch.jit.trace(anchor_ext.Anchors(), torch.zeros(1, 3, 64, 80))
     assert not [warning for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
