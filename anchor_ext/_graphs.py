@@ -22,13 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPONENTS",
-    "checked",
     "concrete",
     "constants",
     "gather",
     "generate",
     "inside",
-    "is_symbolic",
     "is_traced",
     "is_watched",
     "level_shapes",
@@ -173,13 +171,13 @@ def _is_symbol(side: object) -> bool:
     return isinstance(side, torch.SymInt) or (isinstance(side, Tensor) and is_traced())
 
 
-def is_symbolic(shape: Any) -> bool:
+def _is_symbolic(shape: Any) -> bool:
     """Whether a shape has sides that only a graph, when it runs, will know."""
     return isinstance(shape, (tuple, list)) and any(map(_is_symbol, shape))
 
 
 def _are_symbolic(shapes: Any) -> bool:
-    return isinstance(shapes, (tuple, list)) and any(map(is_symbolic, shapes))
+    return isinstance(shapes, (tuple, list)) and any(map(_is_symbolic, shapes))
 
 
 def _holds(condition: Any) -> bool:
@@ -201,7 +199,7 @@ def concrete(shapes: Any) -> Any:
     return shapes
 
 
-def checked(name: str, shape: Any, expected: str) -> list[Any]:
+def _checked(name: str, shape: Any, expected: str) -> list[Any]:
     """Two sides that may be symbols; what they are when the graph runs, the operator looks at."""
     good = isinstance(shape, (tuple, list)) and len(shape) == 2
     if not good or any(isinstance(side, (bool, float, str)) for side in shape):
@@ -217,9 +215,9 @@ def _sides(name: str, shape: Any) -> list[int] | None:
     """A shape as an operator takes it."""
     if shape is None:
         return None
-    if not torch.compiler.is_dynamo_compiling() and not is_symbolic(shape):
+    if not torch.compiler.is_dynamo_compiling() and not _is_symbolic(shape):
         return list(_read_image_shape(shape, name))
-    return checked(name, shape, "two positive integers (height, width)")
+    return _checked(name, shape, "two positive integers (height, width)")
 
 
 def _grids(shapes: Any) -> list[Any]:
@@ -228,7 +226,7 @@ def _grids(shapes: Any) -> list[Any]:
     if not isinstance(shapes, (tuple, list)):
         raise TypeError(f"level_shapes is {show(shapes)}; expected (rows, columns) per level")
     return [
-        checked(f"level_shapes[{i}]", shape, "two positive integers (rows, columns)") for i, shape in enumerate(shapes)
+        _checked(f"level_shapes[{i}]", shape, "two positive integers (rows, columns)") for i, shape in enumerate(shapes)
     ]
 
 
@@ -239,14 +237,14 @@ def _over_image(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> li
 
 def level_shapes(config: Configuration, image_shape: Sequence[int]) -> list[tuple[int, int]]:
     """The grids that `config`'s pyramid levels have over an image."""
-    if torch.compiler.is_compiling() or is_symbolic(image_shape):  # the native library knows no symbols
+    if torch.compiler.is_compiling() or _is_symbolic(image_shape):  # the native library knows no symbols
         return _over_image(_numbers(config)[-1], _sides("image_shape", image_shape) or _read_image_shape(image_shape))
     return config.native.level_shapes(None, image_shape)  # type: ignore[no-any-return]
 
 
 def level_sizes(config: Configuration, grids: Sequence[Any] | None, image_shape: Any) -> list[int]:
     """The number of anchors of each level."""
-    if torch.compiler.is_compiling() or is_symbolic(image_shape) or _are_symbolic(grids):
+    if torch.compiler.is_compiling() or _is_symbolic(image_shape) or _are_symbolic(grids):
         shapes = level_shapes(config, image_shape) if grids is None else _grids(grids)
         counts = _numbers(config)[2]
         if len(shapes) != len(counts):

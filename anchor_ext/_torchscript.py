@@ -38,20 +38,21 @@ def _integers(sides: list[Tensor]) -> list[int]:
     return [int(side) for side in sides]
 
 
+def _integers_or_none(sides: list[Tensor] | None) -> list[int] | None:
+    if sides is None:
+        return None
+    return _integers(sides)
+
+
 def _generate(
     level_shapes: list[Tensor], strides: list[float] | None, cell_anchors: list[float], num_cell_anchors: list[int],
     dtype: str, device: torch.device, offsets: list[float] | None, starts: list[float] | None, arithmetic: str,
     layout: str, image_shape: list[Tensor] | None, clip: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    image: list[int] | None = None
-    if image_shape is not None:
-        image = _integers(image_shape)
-    limit: list[int] | None = None
-    if clip is not None:
-        limit = _integers(clip)
     boxes: Tensor = torch.ops.anchor_ext.generate(
         _integers(level_shapes), strides, cell_anchors, num_cell_anchors, dtype=dtype, device=device, offsets=offsets,
-        starts=starts, arithmetic=arithmetic, layout=layout, image_shape=image, clip=limit,
+        starts=starts, arithmetic=arithmetic, layout=layout, image_shape=_integers_or_none(image_shape),
+        clip=_integers_or_none(clip),
     )  # fmt: skip
     return boxes
 
@@ -61,15 +62,10 @@ def _gather(
     num_cell_anchors: list[int], dtype: str, offsets: list[float] | None, starts: list[float] | None, arithmetic: str,
     layout: str, image_shape: list[Tensor] | None, clip: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    image: list[int] | None = None
-    if image_shape is not None:
-        image = _integers(image_shape)
-    limit: list[int] | None = None
-    if clip is not None:
-        limit = _integers(clip)
     boxes: Tensor = torch.ops.anchor_ext.gather(
         index, _integers(level_shapes), strides, cell_anchors, num_cell_anchors, dtype=dtype, offsets=offsets,
-        starts=starts, arithmetic=arithmetic, layout=layout, image_shape=image, clip=limit,
+        starts=starts, arithmetic=arithmetic, layout=layout, image_shape=_integers_or_none(image_shape),
+        clip=_integers_or_none(clip),
     )  # fmt: skip
     return boxes
 
@@ -90,12 +86,9 @@ def _valid_flags(
     level_shapes: list[Tensor], strides: list[float] | None, num_cell_anchors: list[int], padded_shape: list[Tensor],
     device: torch.device, arithmetic: str, image_shape: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    image: list[int] | None = None
-    if image_shape is not None:
-        image = _integers(image_shape)
     flags: Tensor = torch.ops.anchor_ext.valid_flags(
         _integers(level_shapes), strides, num_cell_anchors, _integers(padded_shape), device=device,
-        arithmetic=arithmetic, image_shape=image,
+        arithmetic=arithmetic, image_shape=_integers_or_none(image_shape),
     )  # fmt: skip
     return flags
 

@@ -73,8 +73,8 @@ class Configuration:
             self.layout, list(self.pyramid_levels),
         )  # fmt: skip
 
-    # To the compiler it is a constant like a number: equal or not, and recompiled for if not. (By default every float
-    # in its lists would become an input of the graph.)
+    # To the compiler it is a constant, and another one is another graph. (By default every float in its lists would
+    # become an input of the graph.) torch 2.11 asks that such a class be registered, which these two are for.
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Configuration) and repr(self.numbers()) == repr(other.numbers()))
