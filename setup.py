@@ -214,7 +214,7 @@ class BuildNative(BuildExtension):
         module.extra_link_args = [os.path.abspath(self.get_ext_fullpath(library.name)), "-Wl,-rpath,$ORIGIN"]
 
 
-sources = {LIBRARY: ["config.cpp", "generate_cpu.cpp", "ops.cpp"], MODULE: ["bindings.cpp"]}
+sources = {LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "ops.cpp"], MODULE: ["bindings.cpp"]}
 setup(
     ext_modules=[
         Extension(name, [f"csrc/{file}" for file in files], language="c++") for name, files in sources.items()

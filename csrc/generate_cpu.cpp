@@ -2,7 +2,12 @@
 //
 // What moves with the column does not depend on the row, and the other way round. So the arithmetic and the roundings
 // are done once per column and once per row, into two small tables, and what is written is those two combined: one
-// pass of loads and stores at the speed of a fill, whatever the arithmetic and the output type.
+// pass of loads and stores at the speed of a fill, whatever the arithmetic and the output type. What limits that pass
+// is where its bytes go, so that it is kept from reading much:
+//   - a row's table stays in the first cache beside what is written; where it is too wide for that, four rows are
+//     written from one reading of it;
+//   - runs are long, and follow one another in memory;
+//   - anchors that no cache will hold until they are read go past the caches.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -10,94 +15,22 @@
 #include <type_traits>
 
 #include "generate.h"
-
-// The compiler vectorises the passes for the machine it compiles for and for each of these, chosen at load time; a
-// machine without them takes the default.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(ANCHOR_EXT_NO_CLONES)
-#define ANCHOR_EXT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define ANCHOR_EXT_CLONES
-#endif
+#include "passes.h"
 
 namespace anchor_ext {
 namespace {
 
-constexpr std::int64_t kTableBytes = 65536;  // holds a row of a 4K image: runs of stores stay long
+constexpr std::int64_t kTableBytes = 65536;  // of the columns' table and of the rows'
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
 constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should have to get going
-constexpr std::int64_t kRows = 1024;         // computed at once where a row has but one number
+constexpr std::int64_t kWideBytes = 16384;   // of a columns' table, which the stores' lines push out of a first cache
+constexpr std::int64_t kRows = 4;            // computed at once
+constexpr std::int64_t kSingleRows = 1024;   // where a row has but one number
+constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
+constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
+constexpr std::int64_t kCentres = 1024;                        // computed at once
 static_assert(kTableBytes >= kMaxComponents * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)),
               "a cell must fit");
-
-// out[2 * i] = xs[i], out[2 * i + 1] = ys[i % period] for i < pairs; where `swapped`, the other way round.
-template <bool swapped, typename T>
-inline __attribute__((always_inline)) void interleave_loop(T* __restrict out, const T* __restrict xs,
-                                                           const T* __restrict ys, std::int64_t pairs,
-                                                           std::int64_t period) {
-  if (period == 1) {  // one number for all
-    const T y = *ys;
-    for (std::int64_t i = 0; i < pairs; ++i) {
-      out[2 * i] = swapped ? y : xs[i];
-      out[2 * i + 1] = swapped ? xs[i] : y;
-    }
-    return;
-  }
-  for (; pairs > 0; pairs -= period, out += 2 * period, xs += period) {
-    const std::int64_t n = pairs < period ? pairs : period;
-#pragma GCC unroll 4  // the loop is short and the processor waits for its branches, not for its memory
-    for (std::int64_t i = 0; i < n; ++i) {
-      out[2 * i] = swapped ? ys[i] : xs[i];
-      out[2 * i + 1] = swapped ? xs[i] : ys[i];
-    }
-  }
-}
-
-#define ANCHOR_EXT_INTERLEAVE(T) /* templates cannot be cloned */                                      \
-  ANCHOR_EXT_CLONES void interleave(T* __restrict out, const T* __restrict xs, const T* __restrict ys, \
-                                    std::int64_t pairs, std::int64_t period, bool swapped) {           \
-    return swapped ? interleave_loop<true>(out, xs, ys, pairs, period)                                 \
-                   : interleave_loop<false>(out, xs, ys, pairs, period);                               \
-  }
-ANCHOR_EXT_INTERLEAVE(double)
-ANCHOR_EXT_INTERLEAVE(float)
-ANCHOR_EXT_INTERLEAVE(std::uint16_t)
-
-#define ANCHOR_EXT_REPEAT(T)                                                       \
-  ANCHOR_EXT_CLONES void repeat(T* __restrict out, T number, std::int64_t count) { \
-    for (std::int64_t i = 0; i < count; ++i) out[i] = number;                      \
-  }
-ANCHOR_EXT_REPEAT(double)
-ANCHOR_EXT_REPEAT(float)
-ANCHOR_EXT_REPEAT(std::uint16_t)
-
-// out[i] = xs[i] & ys[i % period] for i < count; or |, where `either`.
-template <bool either, typename T>
-inline __attribute__((always_inline)) void combine_loop(T* __restrict out, const T* __restrict xs,
-                                                        const T* __restrict ys, std::int64_t count,
-                                                        std::int64_t period) {
-  if (period == 1) {
-    const T y = *ys;
-    for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(either ? xs[i] | y : xs[i] & y);
-    return;
-  }
-  for (; count > 0; count -= period, out += period, xs += period) {
-    const std::int64_t n = count < period ? count : period;
-    for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(either ? xs[i] | ys[i] : xs[i] & ys[i]);
-  }
-}
-
-ANCHOR_EXT_CLONES void both(bool* __restrict out, const bool* __restrict xs, const bool* __restrict ys,
-                            std::int64_t count, std::int64_t period) {
-  combine_loop<false>(out, xs, ys, count, period);
-}
-#define ANCHOR_EXT_EITHER(T)                                                                                           \
-  ANCHOR_EXT_CLONES void either(T* __restrict out, const T* __restrict xs, const T* __restrict ys, std::int64_t count, \
-                                std::int64_t period) {                                                                 \
-    combine_loop<true>(out, xs, ys, count, period);                                                                    \
-  }
-ANCHOR_EXT_EITHER(std::uint64_t)
-ANCHOR_EXT_EITHER(std::uint32_t)
-ANCHOR_EXT_EITHER(std::uint16_t)
 
 // The passes move numbers, they do not compute with them: 16 bits are 16 bits.
 template <typename T>
@@ -119,21 +52,33 @@ constexpr Dtype kDtype = std::is_same_v<T, float>     ? Dtype::float32
                          : std::is_same_v<T, Float16> ? Dtype::float16
                                                       : Dtype::bfloat16;
 
-// Memory for the two tables: not on the stack, of which a thread may have been given little.
+// Where the passes read. Not on the stack, of which a thread may have been given little.
 class Tables {
  public:
-  Tables() : memory_(std::aligned_alloc(kLine, 2 * kTableBytes)) {
+  Tables() : memory_(static_cast<Memory*>(std::aligned_alloc(kLine, sizeof(Memory)))) {
     if (memory_ == nullptr) throw std::bad_alloc();
   }
   Tables(const Tables&) = delete;
   Tables& operator=(const Tables&) = delete;
   ~Tables() { std::free(memory_); }
 
-  void* x() const { return memory_; }
-  void* y() const { return static_cast<unsigned char*>(memory_) + kTableBytes; }
+  void* x() const { return memory_->x; }
+  void* y() const { return memory_->y; }
+  void* staged() const { return memory_->staged; }
+  double* centres() const { return memory_->centres; }
+  double* x_numbers() const { return memory_->x_numbers; }
+  double* y_numbers() const { return memory_->y_numbers; }
 
  private:
-  void* memory_;
+  static constexpr std::int64_t kSpillBytes = passes::kSpill * static_cast<std::int64_t>(sizeof(double));
+  struct alignas(kLine) Memory {
+    unsigned char x[kTableBytes + kSpillBytes], y[kTableBytes + kSpillBytes];
+    unsigned char staged[kTableBytes + kSpillBytes];  // a cell must fit here, too
+    double centres[kCentres + passes::kSpill];
+    double x_numbers[2 * kMaxCellAnchors + passes::kSpill];
+    double y_numbers[kPassBytes / 4 * 17 + passes::kSpill];  // see repeated(): a pass and 16 cells as large
+  };
+  Memory* memory_;
 };
 
 // Once per thread: freshly mapped memory would cost more than what is put there.
@@ -247,48 +192,115 @@ ANCHOR_EXT_CLONES void locate_block(const Pyramid& pyramid, Block& block, std::i
   }
 }
 
+// Of `length` numbers the first `count` are there; the others repeat them.
+template <typename Number>
+void replicate(Number* numbers, std::int64_t count, std::int64_t length) {
+  for (std::int64_t done = count; done < length; done *= 2)
+    std::memcpy(numbers + done, numbers, static_cast<std::size_t>(std::min(done, length - done)) * sizeof(Number));
+}
+
+// How many entries of a row, which has `cell` of them per cell, its table holds for a pass that goes through it again
+// and again: enough to get that going, some number of times `step` cells, and no more cells than the row has.
+template <typename Entry>
+std::int64_t repeated(std::int64_t cell, std::int64_t step, const Level& level) {
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
+  if (cell == 1 || cell * kBytes >= kPassBytes) return cell;
+  std::int64_t cells = step;
+  while (cells * cell * kBytes < kPassBytes) cells += step;
+  return std::min(cells, level.x.cells) * cell;
+}
+
 // The three kinds of content that write_range() writes. Each has `of_x` numbers per anchor in the columns' table,
-// `of_y` in the rows' and `of_out` in the output, fills one cell of either table, combines a run of anchors of one row,
-// and writes a single one.
+// `of_y` in the rows' and `of_out` in the output. A row's numbers are those of its cell, repeated to a `length` that
+// the content chooses. Each prepares for a level, fills cells of either table, combines runs of anchors of `rows` rows,
+// and writes a single one. `spills`: see passes.h.
 
 // Anchors whose components are pairs: one moves with the column and one with the row, or neither moves.
 template <typename T>
 struct Paired {
   using Number = Moved<T>;
+  using Entry = passes::Entry<T>;
   const Pyramid& pyramid;
   const int of_out = pyramid.layout.components;  // or 2: the first pair only
   const int of_x = of_out / 2, of_y = of_out / 2;
   const bool swapped = pyramid.layout.along_y & 1;  // y comes first
   const int moving = pyramid.layout.along_x | pyramid.layout.along_y;
   const bool once = is_rounded_once<T>(pyramid);
+  const bool all_move_once = once && moving == (1 << of_out) - 1;
+  const Tables& tables = anchor_ext::tables();
 
-  // The components first, first + 2, ... of the anchors of cells begin .. end-1 along one axis.
-  void halves(const Level& level, int first, const Side& side, std::int64_t begin, std::int64_t end, Number* to) const {
+  // The cell anchors' components along one axis.
+  void halves(const Level& level, bool second, double* to) const {
     const int components = pyramid.layout.components;
-    const int apart = of_out == 2 ? components : 2;
-    const double* const cell_anchors = cell_anchor_at(pyramid, level, 0);
-    const double* const behind = cell_anchor_at(pyramid, level, level.num_cell_anchors);
-    for (std::int64_t cell = begin; cell < end; ++cell) {
-      const double centre = anchor_ext::centre<false>(pyramid.arithmetic, side, cell);
-      if (once && moving == (1 << of_out) - 1) {
-        for (const double* number = cell_anchors + first; number < behind; number += apart)
-          *to++ = bits(round_to<T>(*number + centre));
-        continue;
-      }
-      for (const double* cell_anchor = cell_anchors; cell_anchor < behind; cell_anchor += components)
-        for (int k = first; k < of_out; k += 2)
-          *to++ = once ? bits(round_to<T>(cell_anchor[k] + (moving >> k & 1 ? centre : 0.0)))
-                       : bits(round_to<T>(component<false>(pyramid, cell_anchor[k], k, centre, centre)));
+    const double* const cell_anchors = cell_anchor_at(pyramid, level, 0) + (second ? 1 : 0);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a) {
+      to[of_x * a] = cell_anchors[components * a];
+      if (of_x == 2) to[2 * a + 1] = cell_anchors[components * a + 2];
     }
   }
-  void columns(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
-    halves(level, swapped ? 1 : 0, level.x, begin, end, to);
+  std::int64_t row_length(const Level& level) const {
+    return repeated<Entry>(level.num_cell_anchors * of_y, passes::kVector<T> / of_y, level);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
-    halves(level, swapped ? 0 : 1, level.y, begin, end, to);
+  void prepare(const Level& level) const {
+    if (!all_move_once) return;
+    halves(level, swapped, tables.x_numbers());
+    halves(level, !swapped, tables.y_numbers());
+    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row_length(level));
   }
-  void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period) const {
-    interleave(out, xs, ys, anchors * of_x, period * of_y, swapped);
+  // The centres of up to kCentres cells.
+  void centres(const Side& side, std::int64_t begin, std::int64_t end) const {
+    double* const to = tables.centres();
+    if (pyramid.plain)
+      for (std::int64_t cell = begin; cell < end; ++cell)
+        to[cell - begin] = centre<true>(pyramid.arithmetic, side, cell);
+    else
+      for (std::int64_t cell = begin; cell < end; ++cell)
+        to[cell - begin] = centre<false>(pyramid.arithmetic, side, cell);
+  }
+  // Of cells begin .. end-1 along one axis, `length` entries each.
+  void cells(const Level& level, bool second, const Side& side, const double* numbers, std::int64_t begin,
+             std::int64_t end, std::int64_t length, Entry* to) const {
+    const std::int64_t count = level.num_cell_anchors * of_x;
+    const bool at_once =
+        all_move_once && (length == count || sizeof(T) > 2);  // rounding to 16 bits costs more than copies
+    for (; begin < end; begin += kCentres) {
+      const std::int64_t behind = std::min(begin + kCentres, end);
+      centres(side, begin, behind);
+      if (at_once) {
+        passes::sums(T{}, to, numbers, length, tables.centres(), behind - begin, second);
+        to += (behind - begin) * length;
+        continue;
+      }
+      for (const double* centre = tables.centres(); centre < tables.centres() + (behind - begin); ++centre) {
+        if (all_move_once)
+          passes::sums(T{}, to, numbers, count, centre, 1, second);
+        else
+          entries(level, second, *centre, to);
+        replicate(to, count, length);
+        to += length;
+      }
+    }
+  }
+  // Of one cell, where there is more to do than a sum.
+  void entries(const Level& level, bool second, double centre, Entry* to) const {
+    const double* cell_anchor = cell_anchor_at(pyramid, level, 0);
+    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a, cell_anchor += pyramid.layout.components)
+      for (int k = second; k < of_out; k += 2) {
+        const double value = once ? cell_anchor[k] + (moving >> k & 1 ? centre : 0.0)
+                                  : component<false>(pyramid, cell_anchor[k], k, centre, centre);
+        *to++ = passes::entry<T>(value, second);
+      }
+  }
+  void columns(const Level& level, std::int64_t begin, std::int64_t end, Entry* to) const {
+    cells(level, swapped, level.x, tables.x_numbers(), begin, end, level.num_cell_anchors * of_x, to);
+  }
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, Entry* to) const {
+    cells(level, !swapped, level.y, tables.y_numbers(), begin, end, row_length(level), to);
+  }
+  void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors,
+               std::int64_t rows, bool spills) const {
+    passes::weave({out, xs, ys, anchors * of_x, row_length(level), rows, swapped,
+                   anchors * of_x * static_cast<std::int64_t>(sizeof(Entry)) > kWideBytes, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
     if (once && moving == (1 << of_out) - 1) {
@@ -314,34 +326,48 @@ struct Paired {
 template <typename T>
 struct Turned {
   using Number = Bits<T>;
+  using Entry = Number;
   const Pyramid& pyramid;
   const int of_out = 5, of_x = 5, of_y = 5;
   const bool once = is_rounded_once<T>(pyramid);
+  const Tables& tables = anchor_ext::tables();
+
+  std::int64_t row_length(const Level& level) const {
+    return repeated<Number>(level.num_cell_anchors * of_y, 1, level);
+  }
+  void prepare(const Level&) const {}
 
   template <bool of_row>
-  void boxes(const Level& level, const Side& side, std::int64_t begin, std::int64_t end, Number* to) const {
+  void boxes(const Level& level, const Side& side, std::int64_t begin, std::int64_t end, std::int64_t length,
+             Number* to) const {
     constexpr int moving = of_row ? kCxcywha.along_y : kCxcywha.along_x;
     for (std::int64_t cell = begin; cell < end; ++cell) {
       const double centre = anchor_ext::centre<false>(pyramid.arithmetic, side, cell);
       const double* cell_anchor = cell_anchor_at(pyramid, level, 0);
+      Number* number = to;
       for (std::int32_t a = 0; a < level.num_cell_anchors; ++a, cell_anchor += kCxcywha.components)
-        for (int k = 0; k < kCxcywha.components; ++k, ++to) {
-          *to = 0;
+        for (int k = 0; k < kCxcywha.components; ++k, ++number) {
+          *number = 0;
           if ((kCxcywha.along_y >> k & 1) != of_row) continue;
           const T value = round_to<T>(once ? cell_anchor[k] + (moving >> k & 1 ? centre : 0.0)
                                            : component<false>(pyramid, cell_anchor[k], k, centre, centre));
-          std::memcpy(to, &value, sizeof value);
+          std::memcpy(number, &value, sizeof value);
         }
+      replicate(to, number - to, length);
+      to += length;
     }
   }
   void columns(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
-    boxes<false>(level, level.x, begin, end, to);
+    boxes<false>(level, level.x, begin, end, level.num_cell_anchors * of_x, to);
   }
   void rows(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
-    boxes<true>(level, level.y, begin, end, to);
+    boxes<true>(level, level.y, begin, end, row_length(level), to);
   }
-  void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period) const {
-    either(out, xs, ys, anchors * of_out, period * of_out);
+  void combine(const Level& level, Number* out, const Number* xs, const Number* ys, std::int64_t anchors,
+               std::int64_t rows, bool) const {
+    for (std::int64_t row = 0; row < rows; ++row)
+      passes::either(out + row * anchors * of_out, xs, ys + row * row_length(level), anchors * of_out,
+                     row_length(level));
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
     for (int k = 0; k < of_out; ++k) {
@@ -358,94 +384,129 @@ struct Turned {
 
 struct Flags {
   using Number = bool;
+  using Entry = bool;
   const Pyramid& pyramid;
   const Question& question;
   const int of_out = 1, of_x = 1, of_y = 1;
+  const Tables& tables = anchor_ext::tables();
 
+  std::int64_t row_length(const Level& level) const { return repeated<Number>(level.num_cell_anchors, 1, level); }
+  void prepare(const Level&) const {}
   void answers(const Level& level, std::uint8_t axis, std::int64_t valid, const Side& side, std::int64_t begin,
-               std::int64_t end, bool* to) const {
-    for (std::int64_t cell = begin; cell < end; ++cell, to += level.num_cell_anchors) {
-      std::fill_n(to, level.num_cell_anchors, cell < valid);
-      if (!question.of_components || cell >= valid) continue;
+               std::int64_t end, std::int64_t length, bool* to) const {
+    for (std::int64_t cell = begin; cell < end; ++cell, to += length) {
+      if (!question.of_components || cell >= valid) {
+        std::fill_n(to, length, cell < valid);
+        continue;
+      }
       const double at = centre<false>(pyramid.arithmetic, side, cell);
       for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
         to[a] = is_within(pyramid, question, cell_anchor_at(pyramid, level, a), axis, at);
+      replicate(to, level.num_cell_anchors, length);
     }
   }
   void columns(const Level& level, std::int64_t begin, std::int64_t end, bool* to) const {
     const std::int64_t valid = question.valid[&level - pyramid.levels].columns;
-    answers(level, pyramid.layout.along_x, valid, level.x, begin, end, to);
+    answers(level, pyramid.layout.along_x, valid, level.x, begin, end, level.num_cell_anchors, to);
   }
   void rows(const Level& level, std::int64_t begin, std::int64_t end, bool* to) const {
     const std::int64_t valid = question.valid[&level - pyramid.levels].rows;
-    answers(level, pyramid.layout.along_y, valid, level.y, begin, end, to);
+    answers(level, pyramid.layout.along_y, valid, level.y, begin, end, row_length(level), to);
   }
-  void combine(bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period) const {
-    both(out, xs, ys, anchors, period);
+  void combine(const Level& level, bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t rows,
+               bool) const {
+    for (std::int64_t row = 0; row < rows; ++row)
+      passes::both(out + row * anchors, xs, ys + row * row_length(level), anchors, row_length(level));
   }
   void one(std::int64_t flat, bool* out) const { *out = flag_at(pyramid, question, flat); }
 };
 
-// Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies.
+// Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies, and `behind` where the
+// thread's last one ends: up to there the passes may spill, as what comes next is yet to be written.
 template <typename Content>
 void write_level(const Content& content, const Level& level, typename Content::Number* out, std::int64_t begin,
-                 std::int64_t end, const Tables& tables) {
+                 std::int64_t end, const typename Content::Number* behind, bool past_caches) {
   using Number = typename Content::Number;
-  auto* const xs = static_cast<Number*>(tables.x());  // [columns, cell anchors, of_x]
-  auto* const ys = static_cast<Number*>(tables.y());  // [repeats, cell anchors, of_y], or [rows]
+  using Entry = typename Content::Entry;
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
+  auto* const xs = static_cast<Entry*>(content.tables.x());  // [columns, cell anchors, of_x]
+  auto* const ys = static_cast<Entry*>(content.tables.y());  // [rows, row_length]
+  auto* const staged = static_cast<Number*>(content.tables.staged());
 
+  // Few divisions: of a small image they would be a third of the work.
   const std::int64_t columns = level.x.cells, cell = level.num_cell_anchors;
-  const std::int64_t x_cell = cell * content.of_x, y_cell = cell * content.of_y;
-  const std::int64_t fit = kTableBytes / (x_cell * static_cast<std::int64_t>(sizeof(Number)));
-  const std::int64_t pass = kPassBytes / static_cast<std::int64_t>(sizeof(Number));
-  const std::int64_t repeats = y_cell == 1 ? 1 : std::min((pass + y_cell - 1) / y_cell, columns);
-  const std::int64_t rows = y_cell == 1 ? kRows : 1;
-  const std::int64_t first_row = begin / columns, last_row = (end - 1) / columns;
+  const std::int64_t x_cell = cell * content.of_x, out_cell = cell * content.of_out;
+  const std::int64_t row_bytes = columns * x_cell * kBytes;
+  const std::int64_t fit = row_bytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
+  const std::int64_t row_length = content.row_length(level);
+  const std::int64_t rows = row_length == 1 ? kSingleRows : std::min(kRows, kTableBytes / (row_length * kBytes));
+  const std::int64_t of_row_table = row_length / (cell * content.of_y);  // cells
+  const std::int64_t stage =
+      past_caches ? std::max<std::int64_t>(1, kStagedBytes / (of_row_table * out_cell * kBytes)) * of_row_table : 0;
+
+  const std::int64_t first_row = divide(begin, level.by_columns), last_row = divide(end - 1, level.by_columns);
+  const std::int64_t behind_whole = (last_row + 1) * columns == end ? last_row + 1 : last_row;  // whole rows end here
   const bool one_row = first_row == last_row;
   const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
   const std::int64_t end_column = one_row ? end - first_row * columns : columns;
+  content.prepare(level);
 
   for (std::int64_t left = first_column; left < end_column; left += fit) {
     const std::int64_t right = std::min(left + fit, end_column);
     content.columns(level, left, right, xs);
-    std::int64_t computed = first_row;  // the rows before this one
-    Number* of_row = ys;
-    for (std::int64_t row = first_row; row <= last_row; ++row, of_row += y_cell) {
-      if (row == computed) {
-        of_row = ys;
-        computed = std::min(row + rows, last_row + 1);
-        content.rows(level, row, computed, ys);
+    for (std::int64_t computed = first_row, row = first_row; row <= last_row;) {
+      const std::int64_t of_table = computed;
+      computed = std::min(of_table + rows, last_row + 1);
+      content.rows(level, of_table, computed, ys);
+      while (row < computed) {
+        const std::int64_t first = std::max(left, begin - row * columns);
+        const std::int64_t last = std::min(right, end - row * columns);
+        const bool whole = first == 0 && last == columns;  // rows that follow one another without a gap
+        const std::int64_t together = whole && !past_caches ? std::min(computed, behind_whole) - row : 1;
+        const Entry* const of_row = ys + (row - of_table) * row_length;
+        Number* to = out + (row * columns + first) * out_cell;
+        row += together;
+        if (first >= last) continue;  // the range begins behind these columns, or ends before them
+        const Entry* from = xs + (first - left) * x_cell;
+        std::int64_t run = (last - first) * cell;
+        if (!past_caches) {
+          const bool in_order = left == first_column && right == end_column;  // all that comes after it is yet to come
+          const bool spills = in_order && behind - to >= together * run * content.of_out + passes::kSpill;
+          content.combine(level, to, from, of_row, run, together, spills);
+          continue;
+        }
+        for (; run > 0; run -= stage * cell, from += stage * x_cell, to += stage * out_cell) {
+          const std::int64_t some = std::min(run, stage * cell);
+          content.combine(level, staged, from, of_row, some, 1, true);
+          passes::stream(to, staged, some * content.of_out * static_cast<std::int64_t>(sizeof(Number)));
+        }
       }
-      const std::int64_t first = std::max(left, begin - row * columns);
-      const std::int64_t last = std::min(right, end - row * columns);
-      if (first >= last) continue;  // the range begins behind these columns, or ends before them
-      for (std::int64_t done = 1; done < repeats; done *= 2) {
-        const std::int64_t more = std::min(done, repeats - done);
-        std::memcpy(of_row + done * y_cell, of_row, static_cast<std::size_t>(more * y_cell) * sizeof(Number));
-      }
-      content.combine(out + (row * columns + first) * cell * content.of_out, xs + (first - left) * x_cell, of_row,
-                      (last - first) * cell, repeats * cell);
     }
   }
 }
 
 template <typename Content>
 void write_range(const Content& content, void* memory, std::int64_t flat, std::int64_t end) {
+  using Number = typename Content::Number;
   const Pyramid& pyramid = content.pyramid;
-  auto* const out = static_cast<typename Content::Number*>(memory);
+  auto* const out = static_cast<Number*>(memory);
+  const bool past_caches =
+      pyramid.num_anchors >= kStreamBytes / (content.of_out * static_cast<std::int64_t>(sizeof(Number)));
+  const Number* const behind = out + end * content.of_out;
   while (flat < end) {
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];
     const std::int64_t cell = at.row * level.x.cells + at.column;
     const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, (end - flat) / level.num_cell_anchors);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, tables());
+      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, past_caches);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
       content.one(flat, out + content.of_out * flat);
       ++flat;
     }
   }
+  if (past_caches) passes::streamed();
 }
 
 // Calls `function` with a null pointer of the type.
@@ -485,7 +546,7 @@ void points_cpu(const Pyramid& pyramid, Dtype dtype, void* points, void* strides
       const std::int64_t first = std::max(begin, level.begin);
       const std::int64_t last = std::min(end, level.begin + level.y.cells * level.x.cells);
       const double stride = component<false>(pyramid, cell_anchor_at(pyramid, level, 0)[2], 2, 0, 0);
-      repeat(static_cast<Moved<T>*>(strides) + first, bits(round_to<T>(stride)), last - first);
+      passes::repeat(static_cast<Moved<T>*>(strides) + first, bits(round_to<T>(stride)), last - first);
     }
   });
 }

@@ -55,17 +55,36 @@ ANCHOR_EXT_HD float widened(Float16 value) {
   return float_of(sign | bits_of(float_of(magnitude << 13) * float_of(0x77800000u)));
 }
 
-// float64 -> float32 with rounding to odd: an inexact result gets an odd last bit. float32 has more than two
-// bits to spare over float16 and bfloat16, so rounding that once more to nearest is rounding the float64 once.
-// (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE TC 57(4), 2008, theorem 3.)
-ANCHOR_EXT_HD std::uint32_t round_to_odd(double value) {
-  const float nearest = narrowed(value);
-  const std::uint32_t bits = bits_of(nearest);
-  const double magnitude = value < 0 ? -value : value;
-  const double rounded = nearest < 0 ? -static_cast<double>(nearest) : static_cast<double>(nearest);
-  // An even inexact result has its odd neighbour on the side that the value lies on.
-  const std::uint32_t step = magnitude > rounded ? 1u : magnitude < rounded ? ~0u : 0u;
-  return (bits & 1u) ? bits : bits + step;
+ANCHOR_EXT_HD std::int64_t bits_of(double value) {
+  std::int64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+ANCHOR_EXT_HD double double_of(std::int64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// float64 -> a binary format of 16 bits with so many of them for the mantissa, to nearest even, by integers: without a
+// branch, not even one that a condition would become, so that compilers make vectors of it.
+template <int kMantissa>
+ANCHOR_EXT_HD std::int64_t round_to_16(double value) {
+  constexpr int kDropped = 52 - kMantissa, kBias = (1 << (14 - kMantissa)) - 1;
+  constexpr std::int64_t kInfinite = ((std::int64_t{1} << (15 - kMantissa)) - 1) << kMantissa;
+  const std::int64_t bits = bits_of(value), magnitude = bits & 0x7fffffffffffffff;
+  // Normal: the exponent's bias goes from 1023 to the format's, the mantissa from 52 bits to the format's.
+  const std::int64_t even = (std::int64_t{1} << (kDropped - 1)) - 1 + ((magnitude >> kDropped) & 1);
+  const std::int64_t normal = (magnitude - (std::int64_t{1023 - kBias} << 52) + even) >> kDropped;
+  // Subnormal: beside a float64 whose last bit weighs what the format's smallest number does, the addition rounds.
+  constexpr std::int64_t kUnit = std::int64_t{1023 + 1 - kBias - kMantissa + 52} << 52;
+  const std::int64_t subnormal = bits_of(double_of(magnitude) + double_of(kUnit)) - kUnit;
+  const std::int64_t is_subnormal = (magnitude - (std::int64_t{1023 + 1 - kBias} << 52)) >> 63;
+  const std::int64_t finite = (subnormal & is_subnormal) | (normal & ~is_subnormal);
+  const std::int64_t rounded = finite < kInfinite ? finite : kInfinite;
+  const std::int64_t is_none = (0x7ff0000000000000 - magnitude) >> 63;
+  return ((bits >> 48) & 0x8000 & ~is_none) | rounded | (is_none & 1 << (kMantissa - 1));
 }
 
 template <typename T>
@@ -75,23 +94,12 @@ ANCHOR_EXT_HD T round_to(double value) {
 
 template <>
 ANCHOR_EXT_HD BFloat16 round_to<BFloat16>(double value) {
-  const std::uint32_t bits = round_to_odd(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // no number
-  return {static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+  return {static_cast<std::uint16_t>(round_to_16<7>(value))};
 }
 
 template <>
 ANCHOR_EXT_HD Float16 round_to<Float16>(double value) {
-  const std::uint32_t bits = round_to_odd(value);
-  const std::uint32_t sign = (bits >> 16) & 0x8000u;
-  const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {0x7e00};  // no number
-  // Normal: the exponent's bias goes from 127 to 15, the mantissa from 23 bits to 10, to nearest even.
-  const std::uint32_t normal = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Subnormal, below 2**-14: 0.5's last bit weighs 2**-24, so the addition itself rounds.
-  const std::uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
-  const std::uint32_t rounded = magnitude >= 0x47800000u ? 0x7c00u : magnitude < 0x38800000u ? subnormal : normal;
-  return {static_cast<std::uint16_t>(sign | rounded)};
+  return {static_cast<std::uint16_t>(round_to_16<10>(value))};
 }
 
 // The types that anchors come in, and that an operation's result may be rounded to on the way there.

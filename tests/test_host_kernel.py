@@ -23,7 +23,7 @@ def program(tmp_path_factory):
     binary = tmp_path_factory.mktemp("host_kernel") / "host_kernel"
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", *SANITIZERS]
     folders = [f"-I{ROOT / 'tests' / 'host_kernel'}", f"-I{ROOT / 'csrc'}"]
-    sources = [ROOT / "csrc" / name for name in ("generate_cuda.cu", "generate_cpu.cpp", "config.cpp")]
+    sources = [ROOT / "csrc" / name for name in ("generate_cuda.cu", "generate_cpu.cpp", "passes.cpp", "config.cpp")]
     build = [CXX, *flags, *folders, "-x", "c++", *sources, ROOT / "tests" / "host_kernel" / "main.cpp", "-o", binary]
     compiled = subprocess.run(build, capture_output=True, text=True)
     if compiled.returncode != 0 and "san" in compiled.stderr and "cannot find" in compiled.stderr:
