@@ -414,7 +414,7 @@ def main() -> None:
     columns = ["eager", "compiled", "anchor_ext", "torch.full", "eager/ours", "comp./ours", "ours/full"]
     print(f"threads  {'dialect':<34}{'image':>9}{'bytes':>12}" + "".join(f"{column:>11}" for column in columns))
     for dialect in dialects:
-        # As in bench.py: memory that the largest temporaries were given stays with the process.
+        # Memory that the largest temporaries were given stays with the process.
         for function in dialect.make(*modules[dialect.framework], shapes[-1], device):
             with contextlib.suppress(Exception):  # some of the originals do not run on CUDA; `measure` says which
                 function()

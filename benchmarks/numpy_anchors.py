@@ -20,8 +20,8 @@ def cell_anchors(size: float) -> np.ndarray:
     return np.stack([-0.5 * widths, -0.5 * heights, widths - 0.5 * widths, heights - 0.5 * heights], axis=1)
 
 
-def numpy_anchors(image_shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """(1, N, 4) float32 on the device, made in float64 on the CPU."""
+def numpy_float64(image_shape: Sequence[int]) -> np.ndarray:
+    """(N, 4), before any rounding."""
     levels = []
     for level in LEVELS:
         stride = 2**level
@@ -29,4 +29,9 @@ def numpy_anchors(image_shape: Sequence[int], device: torch.device) -> torch.Ten
         x, y = np.meshgrid((np.arange(columns) + 0.5) * stride, (np.arange(rows) + 0.5) * stride)
         centres = np.stack([x.ravel(), y.ravel(), x.ravel(), y.ravel()], axis=1)
         levels.append((centres[:, None] + cell_anchors(2 ** (level + 2))[None]).reshape(-1, 4))
-    return torch.from_numpy(np.concatenate(levels)[None].astype(np.float32)).to(device)
+    return np.concatenate(levels)
+
+
+def numpy_anchors(image_shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """(1, N, 4) float32 on the device, made in float64 on the CPU."""
+    return torch.from_numpy(numpy_float64(image_shape)[None].astype(np.float32)).to(device)
