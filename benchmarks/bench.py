@@ -1,78 +1,141 @@
-"""Prints, from one run, what anchors cost: NumPy's way, anchor_ext, and the limit, which is writing the bytes.
+"""Times anchor_ext, its rivals and the limit, which is writing the bytes, in one run on one machine.
 
-    python benchmarks/bench.py [--device cpu|cuda] [--json FILE]
+    python benchmarks/bench.py [--device cpu|cuda] [--quick] [--results FOLDER]
 
-Every number is a median over interleaved rounds. `torch.full` allocates and writes a tensor of the same shape,
-`fill_` writes one that is there: no generator can be faster than the one, or with `out=` than the other.
+On the CPU, and then on CUDA where there is one. `torch.full` allocates and writes a tensor as large as the anchors,
+`fill_` writes one that is there: no generator can be faster than the one, or with `out=` than the other. Every number
+is a median over rounds in which all functions take turns; its spread is the interquartile range as a part of it.
+Nothing is timed whose bits are wrong (rivals.py). Tables in Markdown, all samples as JSON and a chart go to
+benchmarks/results/<hardware>/, with --quick to out/bench/, as a short run's numbers are not for keeping.
+
+On CUDA a call counts, as on the CPU, as one of many in a row (torch.utils.benchmark); besides, its parts are measured
+apart (device_times.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
+import chart
+import device_times
+import rivals
+import tables
+import timing
 import torch
-from numpy_anchors import numpy_anchors
-from timing import hardware, interleaved, medians, versions
+from growth import CPU_COUNTS, CUDA_COUNTS, QUICK_COUNTS, growth
+from rivals import Case
+from timing import hardware, versions
 
 import anchor_ext
 
-SHAPES = [(64, 64), (256, 256), (640, 832), (800, 1333), (2160, 3840)]
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES = [(64, 64), (256, 256), (640, 832), (800, 1333), (2160, 3840), (8192, 16384)]
+DTYPES = [torch.float32, torch.bfloat16]
+PACE = {"rounds": 9, "seconds": 0.02, "at_most": 3.0}
+QUICK_PACE = {"rounds": 3, "seconds": 0.002, "at_most": 0.5}
+PROFILES = 5
 
 
-def measure(shape: tuple[int, int], device: torch.device, threads: int) -> dict[str, list[float]]:
-    expected = numpy_anchors(shape, device)
-    boxes = anchor_ext.generate(shape, device=device)
-    out = torch.empty_like(boxes)
-    if not (torch.equal(boxes, expected) and torch.equal(anchor_ext.generate(shape, device=device, out=out), expected)):
-        raise SystemExit(f"anchors of {shape} on {device} differ from NumPy's: nothing to time")
-    size = boxes.shape
-    return interleaved(
-        {
-            "numpy": lambda: numpy_anchors(shape, device),
-            "anchor_ext": lambda: anchor_ext.generate(shape, device=device),
-            "full": lambda: torch.full(size, 1.5, dtype=torch.float32, device=device),
-            "anchor_ext out=": lambda: anchor_ext.generate(shape, device=device, out=out),
-            "fill_": lambda: out.fill_(1.5),
-        },
-        threads=threads,
-    )
+def measure(case: Case, threads: int, pace: dict[str, Any]) -> dict[str, Any]:
+    """A row: all samples of all functions. Exits where one of them is wrong, before any is timed."""
+    torch.set_num_threads(threads)  # Inductor builds it into the code
+    torch.compiler.reset()  # the graphs of the rows before would count against a limit
+    functions, left_out = rivals.checked(case)
+    row: dict[str, Any] = {
+        "threads": threads,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "image_shape": case.shape,
+        "num_anchors": case.size[1],
+        "bytes": case.bytes,
+        "left_out": left_out,
+        "seconds": timing.interleaved(functions, threads=threads, **pace),
+    }
+    if case.device.type == "cuda":
+        functions.pop("numpy", None)  # its time is the CPU's and the copy's
+        row["cuda"] = device_times.separated(functions, pace["rounds"], min(PROFILES, pace["rounds"]))
+    return row
+
+
+def remarks(rows: list[dict[str, Any]], about_growth: str) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        for name, reason in row["left_out"].items():
+            places.setdefault(f"{name} is left out, {reason}", []).append(" ".join(tables.row_name(row)))
+    return [*([about_growth] if about_growth else []), *(f"{text}: {', '.join(of)}" for text, of in places.items())]
+
+
+def bench(device: torch.device, quick: bool, all_threads: int) -> dict[str, Any]:
+    pace = QUICK_PACE if quick else PACE
+    rows = []
+    for threads in dict.fromkeys([1] if quick or device.type == "cuda" else [1, all_threads]):
+        for dtype in DTYPES:
+            for shape in SHAPES[:2] if quick else SHAPES:
+                print(f"{device}: {threads} threads, {dtype}, {shape}", file=sys.stderr, flush=True)
+                rows.append(measure(Case(shape, dtype, device), threads, pace))
+    print(f"{device}: growth", file=sys.stderr, flush=True)
+    torch.set_num_threads(all_threads)
+    counts = QUICK_COUNTS if quick else CUDA_COUNTS if device.type == "cuda" else CPU_COUNTS
+    grown, about_growth = growth(device, counts, all_threads, pace["rounds"], pace["seconds"])
+    about = {
+        **versions(),
+        "torchvision": rivals.torchvision_version,
+        "system": platform.system(),
+        "hardware": hardware(device),
+        "device": device.type,
+        "threads": all_threads,
+    }
+    return {
+        "command": f"python benchmarks/bench.py --device {device.type}{' --quick' if quick else ''}",
+        "about": about,
+        "remarks": remarks(rows, about_growth),
+        "rows": rows,
+        "growth": grown,
+    }
+
+
+def save(result: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"bench_{result['about']['device']}"
+    (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    page = tables.report(result)
+    picture = folder / f"{stem}.png"
+    picture.unlink(missing_ok=True)  # an older one would not belong to these numbers
+    try:
+        chart.draw(result, picture)
+        page += f"\n![Time against anchors]({picture.name})\n"
+    except ImportError as error:
+        print(f"no chart: {error}", file=sys.stderr)
+    (folder / f"{stem}.md").write_text(page)
+    print(page)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", metavar="FILE", help="write every round's numbers, with versions and hardware")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the CPU, and CUDA where there is one")
+    parser.add_argument(
+        "--quick", action="store_true", help="two small images, one thread, few rounds; every file and column"
+    )
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: benchmarks/results/<hardware>")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    has_cuda = torch.cuda.is_available() and anchor_ext.build_info()["cuda"] is not None
+    if options.device == "cuda" and not has_cuda:
+        parser.error("--device is cuda; this machine, torch or anchor_ext has none")
+    warnings.simplefilter("ignore")  # the rivals' business
+    torch.set_grad_enabled(False)
+    timing.settle_malloc()
     all_threads = torch.get_num_threads()
-
-    print(f"{hardware(device)}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print("microseconds per call; NumPy/ours: times faster; ours/full: 1.00 is the speed of writing the bytes\n")
-    columns = ["NumPy", "anchor_ext", "torch.full", "out=", "fill_", "NumPy/ours", "ours/full", "out=/fill_"]
-    print("threads        image     anchors" + "".join(f"{column:>12}" for column in columns))
-    # Memory that the largest temporaries were given stays with the process. Without this NumPy's rows up to there would
-    # pay the system for every page, which costs four times what NumPy itself does.
-    numpy_anchors(SHAPES[-1], device)
-    results = []
-    for threads in dict.fromkeys([1, all_threads] if device.type == "cpu" else [1]):
-        for shape in SHAPES:
-            samples = measure(shape, device, threads)
-            m = {name: 1e6 * value for name, value in medians(samples).items()}
-            n = anchor_ext.Anchors().num_anchors(shape)
-            ours, full, ours_out, fill = (m[name] for name in ("anchor_ext", "full", "anchor_ext out=", "fill_"))
-            numbers = [f"{value:12.1f}" for value in (m["numpy"], ours, full, ours_out, fill, m["numpy"] / ours)]
-            ratios = [f"{value:12.2f}" for value in (ours / full, ours_out / fill)]
-            image = "{}x{}".format(*shape)
-            print(f"{threads:7}{image:>13}{n:12,}" + "".join(numbers + ratios))
-            results.append({"threads": threads, "image_shape": shape, "num_anchors": n, "seconds": samples})
-    if options.json:
-        os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
-        about = {**versions(), "hardware": hardware(device), "device": str(device)}
-        with open(options.json, "w") as file:
-            json.dump({"command": "python benchmarks/bench.py", "versions": about, "rows": results}, file, indent=1)
+    for name in [options.device] if options.device else ["cpu", *(["cuda"] if has_cuda else [])]:
+        result = bench(torch.device(name), options.quick, all_threads)
+        own = re.sub(r"[^a-z0-9]+", "-", result["about"]["hardware"].lower()).strip("-")
+        default = ROOT / "out" / "bench" if options.quick else ROOT / "benchmarks" / "results" / own
+        save(result, options.results or default)
 
 
 if __name__ == "__main__":

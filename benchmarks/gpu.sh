@@ -31,7 +31,7 @@ done
 
 for device in cuda cpu; do
   step "timings on $device"
-  "$PYTHON" benchmarks/bench.py --device "$device" --json "$OUT/bench_$device.json" 2>&1 |
+  "$PYTHON" benchmarks/bench.py --device "$device" --results "$OUT" 2>&1 |
     tee "$OUT/bench_$device.txt" || failed=1
   "$PYTHON" benchmarks/dialects.py --device "$device" --threads 1 --no-compile --json "$OUT/dialects_$device.json" 2>&1 |
     tee "$OUT/dialects_$device.txt" || failed=1
