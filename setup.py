@@ -210,11 +210,11 @@ class BuildNative(BuildExtension):
             library.extra_link_args += cuda_runtime(cuda_home)
 
         module.extra_compile_args = {"cxx": ["-O2", *cxx[1:]]}
-        module.include_dirs = ["csrc", pybind11.get_include()]
+        module.include_dirs = ["csrc", pybind11.get_include(), *include_paths()]
         module.extra_link_args = [os.path.abspath(self.get_ext_fullpath(library.name)), "-Wl,-rpath,$ORIGIN"]
 
 
-sources = {LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "ops.cpp"], MODULE: ["bindings.cpp"]}
+sources = {LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "ops.cpp"], MODULE: ["bindings.cpp", "eager.cpp"]}
 setup(
     ext_modules=[
         Extension(name, [f"csrc/{file}" for file in files], language="c++") for name, files in sources.items()

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -46,6 +46,9 @@ Shapes = Sequence[Sequence[int]] | None
 
 class Config:
     num_components: int
+    # generate() of ops.py where there is nothing to say about its arguments: (level_shapes, image_shape, clip, batched,
+    # dtype, device, {device: (torch.device, whether it is CUDA)}, out). Else None.
+    quick: Callable[..., torch.Tensor | None]
     def __init__(
         self,
         cell_anchors: Sequence[Sequence[float]],

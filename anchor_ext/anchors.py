@@ -223,7 +223,8 @@ class Anchors(nn.Module):
         )
 
 
-_DEFAULT = Anchors()
+_DEFAULT = Anchors()._config
+_QUICK = _DEFAULT.quick
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -267,11 +268,15 @@ def generate(
         RuntimeError: device is CUDA, and torch's CUDA, anchor_ext's or a GPU is missing; out of memory, as torch
             raises it.
     """
-    config: Any = _DEFAULT._config
+    config: Any = _DEFAULT
     if not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None):
         arguments = (pyramid_levels, strides, sizes, ratios, scales)
         if torch.compiler.is_dynamo_compiling():
             config = _constant_numbers(*_graphs.constants(arguments))
         else:
             config = Anchors(*arguments)._config
+    elif not ops.is_compiled():  # what ops.generate would begin with, without its frame
+        boxes = _QUICK(None, image_shape, None, True, dtype, device, ops.RESOLVED, out)
+        if boxes is not None:
+            return boxes
     return ops.generate(config, None, image_shape, None, True, dtype, device, out)

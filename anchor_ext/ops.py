@@ -13,7 +13,7 @@ from ._arguments import shape_of, show
 from ._graphs import is_traced, is_watched
 from ._library import native
 
-__all__ = ["Configuration", "gather", "generate", "generate_points", "inside", "valid_flags"]
+__all__ = ["RESOLVED", "Configuration", "gather", "generate", "generate_points", "inside", "is_compiled", "valid_flags"]
 
 _DTYPES = {
     torch.float32: native.Dtype.float32,
@@ -52,6 +52,7 @@ class Configuration:
         layout: str = "xyxy",
     ) -> None:
         self.native = native.Config(cell_anchors, strides, offsets, starts, pyramid_levels, arithmetic, layout)
+        self.quick = self.native.quick
         self.num_components: int = self.native.num_components
         self.pyramid_levels = list(pyramid_levels)
         self.num_cell_anchors = [len(level) // self.num_components for level in cell_anchors]
@@ -72,6 +73,13 @@ class Configuration:
             strides, list(self.cell_anchors), list(self.num_cell_anchors), offsets, starts, self.arithmetic,
             self.layout, list(self.pyramid_levels),
         )  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "quick"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.quick = self.native.quick
 
     # To the compiler it is a constant, and another one is another graph. (By default every float in its lists would
     # become an input of the graph.) torch 2.11 asks that such a class be registered, which these two are for.
@@ -123,6 +131,12 @@ def to_device(device: object) -> torch.device:
         raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE} ({reason})") from error
 
 
+# From what users pass for a device to it, and whether it is CUDA: for Configuration.quick.
+RESOLVED: dict[Any, tuple[torch.device, bool]] = {}
+_MAX_RESOLVED = 64  # several per device
+is_compiled = torch.compiler.is_dynamo_compiling
+
+
 @functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
 def _resolve(device: Any) -> tuple[torch.device, Any]:
     """The device and, where there is a kernel of ours for it, its native name."""
@@ -159,6 +173,10 @@ def generate(
     out: torch.Tensor | None,
 ) -> torch.Tensor:
     """The call behind `generate`, `Anchors` and `AnchorGrid`; `batched` puts a dimension of 1 before the others."""
+    if not is_compiled():
+        boxes = config.quick(level_shapes, image_shape, clip, batched, dtype, device, RESOLVED, out)
+        if boxes is not None:
+            return boxes
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
     if out is not None:
@@ -168,8 +186,11 @@ def generate(
             config.native.num_anchors(*map(_graphs.concrete, (level_shapes, image_shape, clip)))
         boxes = _graphs.generate(config, level_shapes, image_shape, clip, dtype, _in_graph(device))
         return boxes.unsqueeze(0) if batched else boxes
-    device, native_device = _resolve_checked(device)
+    given = device
+    device, native_device = _resolve_checked(given)
     if native_device is not None:
+        if len(RESOLVED) < _MAX_RESOLVED:
+            RESOLVED[given] = (device, native_device is not _NATIVE_CPU)  # for the quick way, the next time
         return config.native.generate(  # type: ignore[no-any-return]
             level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], device, native_device
         )

@@ -1,5 +1,4 @@
 // Python meets the core: the validated configuration and the eager call. No torch header: tensors stay Python objects.
-#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -13,9 +12,8 @@
 #include <vector>
 
 #include "config.h"
+#include "eager.h"
 #include "ops.h"
-
-namespace py = pybind11;
 
 namespace anchor_ext {
 namespace {
@@ -32,74 +30,6 @@ Pairs from_pairs(const std::vector<Pair>& pairs) {
   Pairs numbers;
   for (const auto& [y, x] : pairs) numbers.push_back({y, x});
   return numbers;
-}
-
-// A Python object that the process needs once; it outlives the interpreter's shutdown.
-#define ANCHOR_EXT_PYTHON_ONCE(expression)                                                             \
-  ([]() -> const py::object& {                                                                         \
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> storage;                    \
-    return storage.call_once_and_store_result([]() -> py::object { return expression; }).get_stored(); \
-  }())
-
-// A tuple of two ints, as nearly every caller has it.
-bool read_shape(PyObject* shape, std::int64_t (&sides)[2]) {
-  if (!PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) != 2) return false;
-  for (int i = 0; i < 2; ++i) {
-    PyObject* side = PyTuple_GET_ITEM(shape, i);
-    int overflow = 0;
-    if (!PyLong_CheckExact(side)) return false;
-    sides[i] = PyLong_AsLongLongAndOverflow(side, &overflow);
-    if (overflow != 0) return false;
-  }
-  return true;
-}
-
-// Everything else is read in Python, which says what is wrong.
-ImageShape to_image_shape(py::handle shape, const char* name) {
-  std::int64_t sides[2] = {0, 0};
-  if (!read_shape(shape.ptr(), sides)) {
-    const py::object& parse = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("anchor_ext._arguments").attr("image_shape"));
-    read_shape(parse(shape, name).ptr(), sides);
-  }
-  return {sides[0], sides[1]};
-}
-
-std::vector<LevelShape> to_level_shapes(py::handle shapes) {
-  std::vector<LevelShape> level_shapes;
-  const auto read = [&level_shapes](py::handle list) {
-    if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr())) return false;
-    level_shapes.clear();
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list.ptr()); ++i) {
-      std::int64_t sides[2] = {0, 0};
-      if (!read_shape(PySequence_Fast_GET_ITEM(list.ptr(), i), sides)) return false;
-      level_shapes.push_back({sides[0], sides[1]});
-    }
-    return true;
-  };
-  if (!read(shapes)) {
-    const py::object& parse = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("anchor_ext._arguments").attr("level_shapes"));
-    read(parse(shapes));
-  }
-  return level_shapes;
-}
-
-// level_shapes, image_shape and clip are shapes or None.
-Request to_request(py::handle level_shapes, py::handle image_shape, py::handle clip) {
-  Request request;
-  if (!level_shapes.is_none()) request.level_shapes = to_level_shapes(level_shapes);
-  if (!image_shape.is_none() || level_shapes.is_none())
-    request.image_shape = to_image_shape(image_shape, "image_shape");
-  if (!clip.is_none()) request.clip = to_image_shape(clip, "clip");
-  return request;
-}
-
-Pyramid over(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip = py::none()) {
-  return config.over(to_request(level_shapes, image_shape, clip));
-}
-
-py::object steal(PyObject* result) {
-  if (result == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(result);
 }
 
 std::vector<std::pair<std::int64_t, std::int64_t>> level_shapes(const Config& config, py::handle level_shapes,
@@ -133,47 +63,7 @@ void fill(const Config& config, py::handle level_shapes, py::handle image_shape,
   generate(pyramid, dtype, reinterpret_cast<void*>(out), {device, device_index});
 }
 
-// A tensor without numbers yet, and its memory.
-struct Empty {
-  py::object tensor;
-  void* memory;
-  Place place;
-};
-
-// Without a dtype: of flags.
-Empty make_empty(const std::vector<std::int64_t>& sizes, py::handle torch_dtype, std::optional<Dtype> dtype,
-                 py::handle torch_device, Device device) {
-  if (device == Device::cpu) {
-    const NewTensor made = new_tensor(sizes, dtype);
-    if (made.object != nullptr) return {steal(static_cast<PyObject*>(made.object)), made.memory, {device, -1}};
-  }
-  const py::object& empty = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("empty"));
-  const py::object& keywords = ANCHOR_EXT_PYTHON_ONCE(py::make_tuple("dtype", "device"));
-  const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
-  const py::object& get_device = ANCHOR_EXT_PYTHON_ONCE(py::str("get_device"));
-
-  // Sizes one by one: torch takes 0.3 us longer to read a tuple of them.
-  std::vector<py::object> integers;
-  for (const std::int64_t size : sizes) integers.push_back(py::int_(size));
-  std::vector<PyObject*> arguments;
-  for (const py::object& integer : integers) arguments.push_back(integer.ptr());
-  arguments.insert(arguments.end(), {torch_dtype.ptr(), torch_device.ptr()});
-  py::object out = steal(PyObject_Vectorcall(empty.ptr(), arguments.data(), sizes.size(), keywords.ptr()));
-  void* const memory = PyLong_AsVoidPtr(steal(PyObject_CallMethodNoArgs(out.ptr(), data_ptr.ptr())).ptr());
-  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  if (memory == nullptr) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
-  std::int32_t device_index = -1;
-  if (device == Device::cuda)
-    device_index = steal(PyObject_CallMethodNoArgs(out.ptr(), get_device.ptr())).cast<std::int32_t>();
-  return {std::move(out), memory, {device, device_index}};
-}
-
-// The eager call: torch.empty((N, components)), or (1, N, components) where `batched`, filled. Chosen by measuring a
-// call at 64x64, where the call is all the cost, in us (torch 2.13 on one thread of an AMD EPYC; torch.full of the same
-// tensor 1.5, torch.empty 1.3):
-//   2.2   this: one call into C++, which calls torch.empty and fills its memory (0.9 less with torch 2.14's new_tensor)
-//   2.4   torch.empty and the same fill, called from Python
-//  14.5   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
+// torch.empty((N, components)), or (1, N, components) where `batched`, filled.
 py::object generate_eagerly(const Config& config, py::handle level_shapes, py::handle image_shape, py::handle clip,
                             bool batched, py::handle torch_dtype, Dtype dtype, py::handle torch_device, Device device) {
   const Pyramid pyramid = over(config, level_shapes, image_shape, clip);
@@ -193,8 +83,10 @@ py::tuple generate_points_eagerly(const Config& config, py::handle level_shapes,
   for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
     if (config.arguments().layout != "point_stride" || pyramid.levels[l].num_cell_anchors != 1)
       throw std::invalid_argument("generate_points: expected layout point_stride and one cell anchor per cell");
-  const Empty points = make_empty({pyramid.num_anchors, 2}, torch_dtype, dtype, torch_device, Device::cpu);
-  const Empty strides = make_empty({pyramid.num_anchors, 1}, torch_dtype, dtype, torch_device, Device::cpu);
+  const Empty points =
+      make_empty(std::vector<std::int64_t>{pyramid.num_anchors, 2}, torch_dtype, dtype, torch_device, Device::cpu);
+  const Empty strides =
+      make_empty(std::vector<std::int64_t>{pyramid.num_anchors, 1}, torch_dtype, dtype, torch_device, Device::cpu);
   {
     const py::gil_scoped_release release;
     generate_points(pyramid, dtype, points.memory, strides.memory);
@@ -204,7 +96,8 @@ py::tuple generate_points_eagerly(const Config& config, py::handle level_shapes,
 
 py::object flags_eagerly(const Pyramid& pyramid, const Question& question, py::handle torch_device, Device device) {
   const py::object& torch_bool = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("bool"));
-  Empty out = make_empty({pyramid.num_anchors}, torch_bool, std::nullopt, torch_device, device);
+  Empty out =
+      make_empty(std::vector<std::int64_t>{pyramid.num_anchors}, torch_bool, std::nullopt, torch_device, device);
   const py::gil_scoped_release release;
   flags(pyramid, question, static_cast<bool*>(out.memory), out.place);
   return std::move(out.tensor);
@@ -341,6 +234,7 @@ PYBIND11_MODULE(_core, m) {
       .def("num_anchors", &num_anchors)
       .def("fill", &fill)
       .def("generate", &generate_eagerly)
+      .def_property_readonly("quick", &quick_generate)
       .def("generate_points", &generate_points_eagerly)
       .def("gather", &gather_eagerly)
       .def("inside", &inside)

@@ -180,22 +180,23 @@ Config::Config(ConfigArguments arguments) : arguments_(std::move(arguments)) {
   }
 }
 
-std::vector<LevelShape> Config::level_shapes(const Request& request) const {
-  std::vector<LevelShape> level_shapes = request.level_shapes;
-  if (!arguments_.pyramid_levels.empty()) {
-    if (!request.image_shape) reject("image_shape is None; expected (height, width), which the grids are derived from");
-    const auto [height, width] = *request.image_shape;
-    level_shapes.clear();
-    level_shapes.reserve(arguments_.pyramid_levels.size());
-    for (const std::int32_t level : arguments_.pyramid_levels) {
-      const std::int64_t below = (std::int64_t{1} << level) - 1;
-      level_shapes.push_back({(height + below) >> level, (width + below) >> level});
-    }
+std::size_t Config::level_shapes(const Request& request, LevelShape (&level_shapes)[kMaxLevels]) const {
+  const std::size_t count = request.level_shapes.size();
+  if (arguments_.pyramid_levels.empty()) {
+    std::copy_n(request.level_shapes.begin(), std::min(count, static_cast<std::size_t>(kMaxLevels)), level_shapes);
+    return count;
   }
-  return level_shapes;
+  if (!request.image_shape) reject("image_shape is None; expected (height, width), which the grids are derived from");
+  const auto [height, width] = *request.image_shape;
+  LevelShape* shape = level_shapes;
+  for (const std::int32_t level : arguments_.pyramid_levels) {
+    const std::int64_t below = (std::int64_t{1} << level) - 1;
+    *shape++ = {(height + below) >> level, (width + below) >> level};
+  }
+  return arguments_.pyramid_levels.size();
 }
 
-bool Config::is_too_many(const std::vector<LevelShape>& level_shapes) const {
+bool Config::is_too_many(const LevelShape* level_shapes) const {
   int128 total = 0;
   for (std::int32_t l = 0; l < pyramid_.num_levels; ++l)
     total += static_cast<int128>(level_shapes[l].rows) * level_shapes[l].columns * pyramid_.levels[l].num_cell_anchors;
@@ -230,10 +231,11 @@ Pyramid Config::over(const Request& request) const {
              "); expected None for layout cxcywha, whose boxes are turned");
   }
 
-  const std::vector<LevelShape> shapes = level_shapes(request);
-  if (shapes.size() != static_cast<std::size_t>(pyramid_.num_levels))
-    reject("level_shapes has ", shapes.size(), " levels; expected ", pyramid_.num_levels);
-  for (std::size_t l = 0; l < shapes.size(); ++l) {
+  LevelShape shapes[kMaxLevels];
+  const std::size_t levels = level_shapes(request, shapes);
+  if (levels != static_cast<std::size_t>(pyramid_.num_levels))
+    reject("level_shapes has ", levels, " levels; expected ", pyramid_.num_levels);
+  for (std::size_t l = 0; l < levels; ++l) {
     const auto [rows, columns] = shapes[l];
     if (rows < 1 || columns < 1 || rows > kMaxSide || columns > kMaxSide)
       reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 1..2**31 - 1");
@@ -243,7 +245,7 @@ Pyramid Config::over(const Request& request) const {
     if (!arguments_.pyramid_levels.empty())
       reject("image_shape is (", image.height, ", ", image.width, "); expected at most ", most, " anchors in all");
     std::ostringstream value;
-    for (const auto [rows, columns] : shapes) value << "(" << rows << ", " << columns << "), ";
+    for (std::size_t l = 0; l < levels; ++l) value << "(" << shapes[l].rows << ", " << shapes[l].columns << "), ";
     reject("level_shapes is [", value.str(), "]; expected at most ", most, " anchors in all");
   }
 

@@ -69,8 +69,8 @@ class ANCHOR_EXT_API Config {
   std::int32_t num_components() const { return pyramid_.layout.components; }
 
  private:
-  std::vector<LevelShape> level_shapes(const Request& request) const;
-  bool is_too_many(const std::vector<LevelShape>& level_shapes) const;
+  std::size_t level_shapes(const Request& request, LevelShape (&level_shapes)[kMaxLevels]) const;  // how many there are
+  bool is_too_many(const LevelShape* level_shapes) const;
   double stride(double given, std::int64_t image, std::int64_t cells) const;
 
   ConfigArguments arguments_;

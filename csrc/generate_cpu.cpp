@@ -241,11 +241,11 @@ struct Paired {
   std::int64_t row_length(const Level& level) const {
     return repeated<Entry>(level.num_cell_anchors * of_y, passes::kVector<T> / of_y, level);
   }
-  void prepare(const Level& level) const {
+  void prepare(const Level& level, std::int64_t length) const {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row_length(level));
+    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, length);
   }
   // The centres of up to kCentres cells.
   void centres(const Side& side, std::int64_t begin, std::int64_t end) const {
@@ -294,12 +294,12 @@ struct Paired {
   void columns(const Level& level, std::int64_t begin, std::int64_t end, Entry* to) const {
     cells(level, swapped, level.x, tables.x_numbers(), begin, end, level.num_cell_anchors * of_x, to);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, Entry* to) const {
-    cells(level, !swapped, level.y, tables.y_numbers(), begin, end, row_length(level), to);
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, Entry* to) const {
+    cells(level, !swapped, level.y, tables.y_numbers(), begin, end, length, to);
   }
-  void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors,
+  void combine(Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors, std::int64_t period,
                std::int64_t rows, bool spills) const {
-    passes::weave({out, xs, ys, anchors * of_x, row_length(level), rows, swapped,
+    passes::weave({out, xs, ys, anchors * of_x, period, rows, swapped,
                    anchors * of_x * static_cast<std::int64_t>(sizeof(Entry)) > kWideBytes, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
@@ -335,7 +335,7 @@ struct Turned {
   std::int64_t row_length(const Level& level) const {
     return repeated<Number>(level.num_cell_anchors * of_y, 1, level);
   }
-  void prepare(const Level&) const {}
+  void prepare(const Level&, std::int64_t) const {}
 
   template <bool of_row>
   void boxes(const Level& level, const Side& side, std::int64_t begin, std::int64_t end, std::int64_t length,
@@ -360,14 +360,13 @@ struct Turned {
   void columns(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
     boxes<false>(level, level.x, begin, end, level.num_cell_anchors * of_x, to);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
-    boxes<true>(level, level.y, begin, end, row_length(level), to);
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, Number* to) const {
+    boxes<true>(level, level.y, begin, end, length, to);
   }
-  void combine(const Level& level, Number* out, const Number* xs, const Number* ys, std::int64_t anchors,
+  void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period,
                std::int64_t rows, bool) const {
     for (std::int64_t row = 0; row < rows; ++row)
-      passes::either(out + row * anchors * of_out, xs, ys + row * row_length(level), anchors * of_out,
-                     row_length(level));
+      passes::either(out + row * anchors * of_out, xs, ys + row * period, anchors * of_out, period);
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
     for (int k = 0; k < of_out; ++k) {
@@ -391,7 +390,7 @@ struct Flags {
   const Tables& tables = anchor_ext::tables();
 
   std::int64_t row_length(const Level& level) const { return repeated<Number>(level.num_cell_anchors, 1, level); }
-  void prepare(const Level&) const {}
+  void prepare(const Level&, std::int64_t) const {}
   void answers(const Level& level, std::uint8_t axis, std::int64_t valid, const Side& side, std::int64_t begin,
                std::int64_t end, std::int64_t length, bool* to) const {
     for (std::int64_t cell = begin; cell < end; ++cell, to += length) {
@@ -409,14 +408,14 @@ struct Flags {
     const std::int64_t valid = question.valid[&level - pyramid.levels].columns;
     answers(level, pyramid.layout.along_x, valid, level.x, begin, end, level.num_cell_anchors, to);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, bool* to) const {
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, bool* to) const {
     const std::int64_t valid = question.valid[&level - pyramid.levels].rows;
-    answers(level, pyramid.layout.along_y, valid, level.y, begin, end, row_length(level), to);
+    answers(level, pyramid.layout.along_y, valid, level.y, begin, end, length, to);
   }
-  void combine(const Level& level, bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t rows,
+  void combine(bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period, std::int64_t rows,
                bool) const {
     for (std::int64_t row = 0; row < rows; ++row)
-      passes::both(out + row * anchors, xs, ys + row * row_length(level), anchors, row_length(level));
+      passes::both(out + row * anchors, xs, ys + row * period, anchors, period);
   }
   void one(std::int64_t flat, bool* out) const { *out = flag_at(pyramid, question, flat); }
 };
@@ -449,7 +448,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
   const bool one_row = first_row == last_row;
   const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
   const std::int64_t end_column = one_row ? end - first_row * columns : columns;
-  content.prepare(level);
+  content.prepare(level, row_length);
 
   for (std::int64_t left = first_column; left < end_column; left += fit) {
     const std::int64_t right = std::min(left + fit, end_column);
@@ -457,7 +456,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
     for (std::int64_t computed = first_row, row = first_row; row <= last_row;) {
       const std::int64_t of_table = computed;
       computed = std::min(of_table + rows, last_row + 1);
-      content.rows(level, of_table, computed, ys);
+      content.rows(level, of_table, computed, row_length, ys);
       while (row < computed) {
         const std::int64_t first = std::max(left, begin - row * columns);
         const std::int64_t last = std::min(right, end - row * columns);
@@ -472,12 +471,12 @@ void write_level(const Content& content, const Level& level, typename Content::N
         if (!past_caches) {
           const bool in_order = left == first_column && right == end_column;  // all that comes after it is yet to come
           const bool spills = in_order && behind - to >= together * run * content.of_out + passes::kSpill;
-          content.combine(level, to, from, of_row, run, together, spills);
+          content.combine(to, from, of_row, run, row_length, together, spills);
           continue;
         }
         for (; run > 0; run -= stage * cell, from += stage * x_cell, to += stage * out_cell) {
           const std::int64_t some = std::min(run, stage * cell);
-          content.combine(level, staged, from, of_row, some, 1, true);
+          content.combine(staged, from, of_row, some, row_length, 1, true);
           passes::stream(to, staged, some * content.of_out * static_cast<std::int64_t>(sizeof(Number)));
         }
       }
@@ -497,7 +496,8 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];
     const std::int64_t cell = at.row * level.x.cells + at.column;
-    const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, (end - flat) / level.num_cell_anchors);
+    const std::int64_t left = divide(end - flat, level.by_cell_anchors);
+    const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, left);
     if (at.cell_anchor == 0 && cells > 0) {
       write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, past_caches);
       flat += cells * level.num_cell_anchors;

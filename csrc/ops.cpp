@@ -109,17 +109,19 @@ std::int64_t grain(int numbers, Dtype dtype) {
   return kGrainBytes / (numbers * (dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2));
 }
 
-stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, stable::Device device) {
-  std::vector<std::int64_t> strides(sizes.size(), 1);
-  for (std::size_t i = sizes.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<std::int64_t>(sizes[i], 1);
+stable::Tensor empty(Sizes sizes, ScalarType dtype, stable::Device device) {
+  thread_local std::vector<std::int64_t> strides;  // a call at 64x64 takes but 30 times as long as an allocation
+  strides.assign(sizes.count, 1);
+  for (std::size_t i = sizes.count - 1; i > 0; --i)
+    strides[i - 1] = strides[i] * std::max<std::int64_t>(sizes.begin[i], 1);
   AtenTensorHandle handle = nullptr;
   const AOTITorchError error = aoti_torch_empty_strided(
-      static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
+      static_cast<std::int64_t>(sizes.count), sizes.begin, strides.data(),
       stable::detail::to<std::int32_t>(stable::detail::from(dtype)),
       stable::detail::to<std::int32_t>(stable::detail::from(device.type())), device.index(), &handle);
   if (error != AOTI_TORCH_SUCCESS) {
     std::string shape;
-    for (const std::int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+    for (std::size_t i = 0; i < sizes.count; ++i) shape += (i == 0 ? "" : ", ") + std::to_string(sizes.begin[i]);
     throw std::runtime_error("anchor_ext: torch gives no memory for a tensor of shape (" + shape + ")");
   }
   return stable::Tensor(handle);
@@ -140,7 +142,8 @@ stable::Tensor generate_op(std::vector<std::int64_t> level_shapes, Numbers strid
       config_of(strides, cell_anchors, num_cell_anchors, offsets, starts, arithmetic.value, layout.value);
   const Pyramid pyramid = config.over(request_of(level_shapes, image_shape, clip));
   const Dtype type = dtype_of(dtype.value);
-  stable::Tensor out = empty({pyramid.num_anchors, config.num_components()}, scalar_type_of(type), device);
+  stable::Tensor out =
+      empty(std::vector<std::int64_t>{pyramid.num_anchors, config.num_components()}, scalar_type_of(type), device);
   if (device.type() != DeviceType::Meta) generate(pyramid, type, out.mutable_data_ptr(), place_of(device));
   return out;
 }
@@ -176,7 +179,7 @@ stable::Tensor inside_op(std::vector<std::int64_t> level_shapes, Numbers strides
   const Request request = request_of(level_shapes, image_shape, {});
   const Pyramid pyramid = config.over(request);
   const Question question = config.inside(pyramid, *request.image_shape, border, dtype_of(dtype.value));
-  stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
+  stable::Tensor out = empty(std::vector<std::int64_t>{pyramid.num_anchors}, ScalarType::Bool, device);
   if (device.type() != DeviceType::Meta)
     flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
   return out;
@@ -193,7 +196,7 @@ stable::Tensor valid_flags_op(std::vector<std::int64_t> level_shapes, Numbers st
   const Request request = request_of(level_shapes, image_shape, {});
   const Pyramid pyramid = config.over(request);
   const Question question = config.valid(pyramid, request, *image_shape_of("padded_shape", padded_shape));
-  stable::Tensor out = empty({pyramid.num_anchors}, ScalarType::Bool, device);
+  stable::Tensor out = empty(std::vector<std::int64_t>{pyramid.num_anchors}, ScalarType::Bool, device);
   if (device.type() != DeviceType::Meta)
     flags(pyramid, question, static_cast<bool*>(out.mutable_data_ptr()), place_of(device));
   return out;
@@ -232,12 +235,15 @@ void flags(const Pyramid& pyramid, const Question& question, bool* out, Place pl
          [&](std::int64_t begin, std::int64_t end) { flags_cpu(pyramid, question, out, begin, end); });
 }
 
-NewTensor new_tensor(const std::vector<std::int64_t>& sizes, std::optional<Dtype> dtype) {
-  if (torch_tensor_to_pyobject == nullptr) return {};
+NewTensor new_tensor(Sizes sizes, std::optional<Dtype> dtype, ToPython to_python) {
+  if (torch_tensor_to_pyobject == nullptr && to_python == nullptr) return {};
   try {
     const stable::Tensor tensor = empty(sizes, dtype ? scalar_type_of(*dtype) : ScalarType::Bool, {DeviceType::CPU});
     void* object = nullptr;
-    TORCH_ERROR_CODE_CHECK(torch_tensor_to_pyobject(tensor.get(), nullptr, &object));
+    if (torch_tensor_to_pyobject == nullptr)
+      object = to_python(tensor.get());
+    else
+      TORCH_ERROR_CODE_CHECK(torch_tensor_to_pyobject(tensor.get(), nullptr, &object));
     return {object, tensor.mutable_data_ptr()};
   } catch (const std::runtime_error&) {
     return {};  // torch.empty says what is wrong

@@ -34,14 +34,25 @@ ANCHOR_EXT_API void gather(const Pyramid& pyramid, const Indices& indices, std::
 // A flag per anchor into `out` [num_anchors].
 ANCHOR_EXT_API void flags(const Pyramid& pyramid, const Question& question, bool* out, Place place);
 
+// A tensor's, in memory that outlives the call.
+struct Sizes {
+  Sizes(const std::vector<std::int64_t>& sizes) : begin(sizes.data()), count(sizes.size()) {}
+  Sizes(const std::int64_t* begin, const std::int64_t* end)
+      : begin(begin), count(static_cast<std::size_t>(end - begin)) {}
+  const std::int64_t* begin;
+  std::size_t count;
+};
+
 // A tensor of the CPU with numbers yet to be written: the Python object, a new reference, and its memory.
 struct NewTensor {
   void* object;
   void* memory;
 };
 
-// Without a dtype: of flags. Null where torch is older than 2.14, or has not the memory. The caller holds the GIL.
-ANCHOR_EXT_API NewTensor new_tensor(const std::vector<std::int64_t>& sizes, std::optional<Dtype> dtype);
+// Without a dtype: of flags. Torch hands its tensors to Python by its stable interface from 2.14 on; for one before
+// that `to_python` does it, of a handle. Null where there is neither, or no memory. The caller holds the GIL.
+using ToPython = void* (*)(const void* tensor);
+ANCHOR_EXT_API NewTensor new_tensor(Sizes sizes, std::optional<Dtype> dtype, ToPython to_python);
 
 struct BuildInfo {
   std::string torch;         // version that the library was compiled against
