@@ -85,6 +85,15 @@ class Config:
         device: Device,
         /,
     ) -> torch.Tensor: ...
+    def generate_many(
+        self,
+        image_shapes: Sequence[Sequence[int]],
+        torch_dtype: torch.dtype,
+        dtype: Dtype,
+        torch_device: torch.device,
+        device: Device,
+        /,
+    ) -> tuple[torch.Tensor, list[int]]: ...
     def generate_points(
         self, level_shapes: Shapes, torch_dtype: torch.dtype, dtype: Dtype, torch_device: torch.device, /
     ) -> tuple[torch.Tensor, torch.Tensor]: ...

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import _arguments, _graphs, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
 
-__all__ = ["Anchors", "generate"]
+__all__ = ["Anchors", "generate", "generate_many"]
 
 _PYRAMID_LEVELS = (3, 4, 5, 6, 7)
 _RATIOS = (0.5, 1.0, 2.0)
@@ -145,6 +145,16 @@ class Anchors(nn.Module):
         """Anchors of an image's shape; see `anchor_ext.generate` for arguments, result and errors."""
         return ops.generate(self._config, None, image_shape, None, True, dtype, device, out)
 
+    def generate_many(
+        self,
+        image_shapes: Sequence[Sequence[int]],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | int | None = None,
+    ) -> list[Tensor]:
+        """Anchors of many images' shapes; see `anchor_ext.generate_many` for arguments, result and errors."""
+        return ops.generate_many(self._config, image_shapes, dtype, device)
+
     def level_shapes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
         """`(rows, columns)` of each level's grid: `ceil(image / 2**level)`.
 
@@ -276,7 +286,40 @@ def generate(
         else:
             config = Anchors(*arguments)._config
     elif not ops.is_compiled():  # what ops.generate would begin with, without its frame
-        boxes = _QUICK(None, image_shape, None, True, dtype, device, ops.RESOLVED, out)
+        boxes: Tensor | None = _QUICK(None, image_shape, None, True, dtype, device, ops.RESOLVED, out)
         if boxes is not None:
             return boxes
     return ops.generate(config, None, image_shape, None, True, dtype, device, out)
+
+
+def generate_many(
+    image_shapes: Sequence[Sequence[int]],
+    *,
+    pyramid_levels: Sequence[int] | None = None,
+    strides: Sequence[float] | Sequence[tuple[float, float]] | None = None,
+    sizes: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    ratios: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    scales: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | int | None = None,
+) -> list[Tensor]:
+    """Every anchor over images of different shapes, as training at several scales has them.
+
+    One allocation, and one CPU pass or, for up to 512 images, one CUDA launch. In a graph (compiled, exported, traced)
+    it is an operator per image.
+
+    Args:
+        image_shapes: `[(H, W), ...]`, per image two positive integers.
+        pyramid_levels, strides, sizes, ratios, scales, dtype, device: as for `generate`.
+
+    Returns:
+        Per image `(1, N, 4)`, the bits of `generate(image_shape, ...)`: contiguous views of one tensor.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `generate`; `image_shapes` is no list of shapes.
+    """
+    if pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None:
+        return ops.generate_many(_DEFAULT, image_shapes, dtype, device)
+    return Anchors(pyramid_levels, strides, sizes, ratios, scales).generate_many(
+        image_shapes, dtype=dtype, device=device
+    )

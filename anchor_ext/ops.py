@@ -13,7 +13,17 @@ from ._arguments import shape_of, show
 from ._graphs import is_traced, is_watched
 from ._library import native
 
-__all__ = ["RESOLVED", "Configuration", "gather", "generate", "generate_points", "inside", "is_compiled", "valid_flags"]
+__all__ = [
+    "RESOLVED",
+    "Configuration",
+    "gather",
+    "generate",
+    "generate_many",
+    "generate_points",
+    "inside",
+    "is_compiled",
+    "valid_flags",
+]
 
 _DTYPES = {
     torch.float32: native.Dtype.float32,
@@ -174,7 +184,9 @@ def generate(
 ) -> torch.Tensor:
     """The call behind `generate`, `Anchors` and `AnchorGrid`; `batched` puts a dimension of 1 before the others."""
     if not is_compiled():
-        boxes = config.quick(level_shapes, image_shape, clip, batched, dtype, device, RESOLVED, out)
+        boxes: torch.Tensor | None = config.quick(
+            level_shapes, image_shape, clip, batched, dtype, device, RESOLVED, out
+        )
         if boxes is not None:
             return boxes
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
@@ -202,6 +214,22 @@ def generate(
         level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU
     )
     return on_cpu.to(device)
+
+
+def generate_many(config: Configuration, image_shapes: Any, dtype: torch.dtype, device: Any) -> list[torch.Tensor]:
+    """The call behind `generate_many`: views of one tensor; in a graph an operator per image."""
+    if isinstance(image_shapes, (str, bytes)) or not isinstance(image_shapes, Sequence):
+        raise TypeError(f"image_shapes is {show(image_shapes)}; expected a list of (height, width)")
+    if is_compiled() or is_watched() or is_traced():
+        return [generate(config, None, shape, None, True, dtype, device, None) for shape in image_shapes]
+    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
+        _refuse_dtype(dtype)
+    device, native_device = _resolve_checked(device)
+    if device.type == "meta":
+        return [generate(config, None, shape, None, True, dtype, device, None) for shape in image_shapes]
+    place = (device, native_device) if native_device is not None else (_CPU, _NATIVE_CPU)
+    boxes, counts = config.native.generate_many(list(image_shapes), dtype, _DTYPES[dtype], *place)
+    return list(torch.split(boxes.to(device), counts, dim=1)) if counts else []
 
 
 def generate_points(

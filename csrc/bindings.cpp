@@ -76,7 +76,34 @@ py::object generate_eagerly(const Config& config, py::handle level_shapes, py::h
   return std::move(out.tensor);
 }
 
-// The same in two tensors, (N, 2) and (N, 1), on the CPU: see generate_points() in ops.h.
+// Of many images, one after another in one tensor (1, N, components), and how many anchors each has.
+std::pair<py::object, std::vector<std::int64_t>> generate_many_eagerly(const Config& config,
+                                                                       const std::vector<py::object>& image_shapes,
+                                                                       py::handle torch_dtype, Dtype dtype,
+                                                                       py::handle torch_device, Device device) {
+  std::vector<ImageShape> shapes;
+  std::vector<std::int64_t> counts;
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < image_shapes.size(); ++i) {
+    shapes.push_back(to_image_shape(image_shapes[i], ("image_shapes[" + std::to_string(i) + "]").c_str()));
+    try {
+      counts.push_back(config.over({{}, shapes.back(), {}}).num_anchors);
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("image_shapes[" + std::to_string(i) + "]: " + error.what());
+    }
+    if (counts.back() > kMaxAnchors - total)
+      throw std::invalid_argument("image_shapes has " + std::to_string(image_shapes.size()) +
+                                  " images; expected at most 2**58 - 1 anchors in all");
+    total += counts.back();
+  }
+  Empty out = make_empty(std::vector<std::int64_t>{1, total, config.num_components()}, torch_dtype, dtype, torch_device,
+                         device);
+  const py::gil_scoped_release release;
+  generate_many(config, shapes, dtype, out.memory, out.place);
+  return {std::move(out.tensor), std::move(counts)};
+}
+
+// Points and strides in two tensors, (N, 2) and (N, 1), on the CPU: see generate_points() in ops.h.
 py::tuple generate_points_eagerly(const Config& config, py::handle level_shapes, py::handle torch_dtype, Dtype dtype,
                                   py::handle torch_device) {
   const Pyramid pyramid = over(config, level_shapes, py::none());
@@ -235,6 +262,7 @@ PYBIND11_MODULE(_core, m) {
       .def("fill", &fill)
       .def("generate", &generate_eagerly)
       .def_property_readonly("quick", &quick_generate)
+      .def("generate_many", &generate_many_eagerly)
       .def("generate_points", &generate_points_eagerly)
       .def("gather", &gather_eagerly)
       .def("inside", &inside)

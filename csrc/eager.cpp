@@ -187,7 +187,13 @@ Empty plain_out(py::handle out, Sizes sizes, Dtype dtype) {
     if (sizes.begin[i] != 1 && tensor.strides[i] != stride) return {};
 
   const py::object storage = call(out, untyped_storage);
-  const auto begin = static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(call(storage, data_ptr).ptr()));
+  const py::object address =
+      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(storage.ptr(), data_ptr.ptr()));
+  if (!address) {
+    PyErr_Clear();  // zeros that torch makes up, without memory
+    return {};
+  }
+  const auto begin = static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(address.ptr()));
   const auto end = begin + static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(call(storage, nbytes).ptr()));
   const auto memory = reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset;
   if (tensor.data == nullptr || memory < begin || memory + static_cast<std::uintptr_t>(stride * bytes) > end) return {};

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "batch.h"
 #include "pyramid.h"
 #include "question.h"
 
@@ -16,6 +17,10 @@ namespace anchor_ext {
 // Every anchor into `out` [num_anchors, components].
 void generate_cpu(const Pyramid& pyramid, Dtype dtype, void* out, std::int64_t begin, std::int64_t end);
 void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, int device, void* stream);
+
+// Every anchor of every image of a batch, of the plain pyramid whose grids are the images', into `out` [num_anchors,
+// 4].
+void generate_many_cuda(const Pyramid& pyramid, const Batch& batch, Dtype dtype, void* out, int device, void* stream);
 
 // The points [num_anchors, 2] and their strides [num_anchors, 1], the cell anchors' x, of a pyramid of layout
 // point_stride with one cell anchor per cell.

@@ -104,10 +104,10 @@ ScalarType scalar_type_of(Dtype dtype) {
   throw std::invalid_argument("dtype is no float32, float64, float16 or bfloat16");
 }
 
+std::int64_t bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
+
 // A share of anchors of so many numbers.
-std::int64_t grain(int numbers, Dtype dtype) {
-  return kGrainBytes / (numbers * (dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2));
-}
+std::int64_t grain(int numbers, Dtype dtype) { return kGrainBytes / (numbers * bytes_of(dtype)); }
 
 stable::Tensor empty(Sizes sizes, ScalarType dtype, stable::Device device) {
   thread_local std::vector<std::int64_t> strides;  // a call at 64x64 takes but 30 times as long as an allocation
@@ -210,6 +210,40 @@ void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place) {
     return on_cuda(place.index, [&](int device, void* stream) { generate_cuda(pyramid, dtype, out, device, stream); });
   on_cpu(pyramid.num_anchors, grain(pyramid.layout.components, dtype),
          [&](std::int64_t begin, std::int64_t end) { generate_cpu(pyramid, dtype, out, begin, end); });
+}
+
+void generate_many(const Config& config, const std::vector<ImageShape>& image_shapes, Dtype dtype, void* out,
+                   Place place) {
+  ANCHOR_EXT_RANGE("generate_many");
+  const auto pyramid_of = [&](std::size_t image) { return config.over({{}, image_shapes[image], {}}); };
+  std::vector<std::int64_t> begins{0};
+  for (std::size_t image = 0; image < image_shapes.size(); ++image)
+    begins.push_back(begins.back() + pyramid_of(image).num_anchors);
+  const std::int64_t anchor_bytes = config.num_components() * bytes_of(dtype);
+  const auto at = [&](std::int64_t anchor) { return static_cast<unsigned char*>(out) + anchor * anchor_bytes; };
+
+  if (place.device == Device::cuda)
+    return on_cuda(place.index, [&](int device, void* stream) {
+      for (std::size_t first = 0; first < image_shapes.size(); first += kMaxImages) {
+        const std::size_t behind = std::min(first + kMaxImages, image_shapes.size());
+        Batch batch;
+        batch.num_anchors = begins[behind] - begins[first];
+        batch.num_images = static_cast<std::int32_t>(behind - first);
+        const std::vector<std::int32_t>& levels = config.arguments().pyramid_levels;
+        std::copy(levels.begin(), levels.end(), batch.pyramid_levels);
+        for (std::size_t image = first; image < behind; ++image)
+          batch.images[image - first] = {begins[image] - begins[first],
+                                         static_cast<std::int32_t>(image_shapes[image].height),
+                                         static_cast<std::int32_t>(image_shapes[image].width)};
+        generate_many_cuda(pyramid_of(first), batch, dtype, at(begins[first]), device, stream);
+      }
+    });
+  on_cpu(begins.back(), grain(config.num_components(), dtype), [&](std::int64_t begin, std::int64_t end) {
+    auto image = static_cast<std::size_t>(std::upper_bound(begins.begin(), begins.end(), begin) - begins.begin() - 1);
+    for (; image < image_shapes.size() && begins[image] < end; ++image)
+      generate_cpu(pyramid_of(image), dtype, at(begins[image]), std::max(begin - begins[image], std::int64_t{0}),
+                   std::min(end, begins[image + 1]) - begins[image]);
+  });
 }
 
 void generate_points(const Pyramid& pyramid, Dtype dtype, void* points, void* strides) {

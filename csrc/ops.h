@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config.h"
 #include "generate.h"
 
 namespace anchor_ext {
@@ -22,6 +23,11 @@ struct Place {
 
 // Every anchor into `out` [num_anchors, components].
 ANCHOR_EXT_API void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place);
+
+// Of a configuration with pyramid levels, every anchor of every image, one image after another, into `out`: on CUDA by
+// a launch per kMaxImages of them.
+ANCHOR_EXT_API void generate_many(const Config& config, const std::vector<ImageShape>& image_shapes, Dtype dtype,
+                                  void* out, Place place);
 
 // The points of a pyramid of layout point_stride with one cell anchor per cell, in two, on the CPU: `points`
 // [num_anchors, 2] and `strides` [num_anchors, 1], the cell anchors' x.

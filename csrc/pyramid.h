@@ -232,10 +232,9 @@ ANCHOR_EXT_HD std::int64_t wrapped(const Pyramid& pyramid, std::int64_t index) {
   return remainder < 0 ? remainder + pyramid.num_anchors : remainder;
 }
 
-// The one function: flat index -> level -> cell -> cell anchor -> anchor. Whoever stores it rounds once more.
+// The one function: level, cell and cell anchor -> anchor. Whoever stores it rounds once more.
 template <bool kPlain>
-ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, std::int64_t flat_index) {
-  const Position at = locate(pyramid, flat_index);
+ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, const Position& at) {
   const Level& level = pyramid.levels[at.level];
   const double x = centre<kPlain>(pyramid.arithmetic, level.x, at.column);
   const double y = centre<kPlain>(pyramid.arithmetic, level.y, at.row);
@@ -248,6 +247,11 @@ ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, std::int64_t flat_index) 
   for (int k = 0; k < kMaxComponents; ++k)
     anchor.components[k] = k < components ? component<kPlain>(pyramid, cell_anchor[k], k, x, y) : 0.0;
   return anchor;
+}
+
+template <bool kPlain>
+ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, std::int64_t flat_index) {
+  return anchor_at<kPlain>(pyramid, locate(pyramid, flat_index));
 }
 
 }  // namespace anchor_ext

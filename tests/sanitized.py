@@ -26,6 +26,12 @@ def main() -> None:
                     anchors.generate(shape, dtype=dtype, out=out)
                     assert torch.equal((out + 0).cpu(), expected), (dtype, configuration, shape, offset)
                     del memory, out
+        anchors = anchor_ext.Anchors()
+        shapes = [(1, 1), (37, 53), (200, 333)] * 200
+        many = zip(anchors.generate_many(shapes, dtype=dtype, device="cuda"), shapes, strict=True)
+        assert all(torch.equal(b.cpu(), anchors.generate(s, dtype=dtype, device="cpu")) for b, s in many), dtype
+        large = anchors.generate((2160, 3840), dtype=dtype, device="cuda")  # groups of rows
+        assert torch.equal(large.cpu(), anchors.generate((2160, 3840), dtype=dtype, device="cpu")), dtype
     general()
     print("sanitized: all equal")
 

@@ -70,13 +70,14 @@ def test_devices_by_name(device_of):
 def test_a_device_without_a_kernel_gets_a_copy(monkeypatch):
     """No such device is here, so one that has a kernel plays it."""
     monkeypatch.setattr(anchor_ext.ops, "_DEVICES", {})
+    monkeypatch.setattr(anchor_ext.ops, "RESOLVED", {})
     anchor_ext.ops._resolve.cache_clear()
     made_on = []
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: made_on.append(self.device) or self.clone())
     try:
         assert torch.equal(anchor_ext.generate(SHAPE, device="cpu"), expected())
         out = torch.zeros_like(expected())
-        assert anchor_ext.generate(SHAPE, out=out) is out and torch.equal(out, expected())
+        assert anchor_ext.generate(SHAPE, device="cpu", out=out) is out and torch.equal(out, expected())
     finally:
         anchor_ext.ops._resolve.cache_clear()
     assert made_on == [torch.device("cpu")]
@@ -226,5 +227,5 @@ def test_build_info():
 
 
 def test_public_names():
-    assert sorted(anchor_ext.__all__) == ["AnchorGrid", "Anchors", "build_info", "generate"]
+    assert sorted(anchor_ext.__all__) == ["AnchorGrid", "Anchors", "build_info", "generate", "generate_many"]
     assert all(hasattr(anchor_ext, name) for name in anchor_ext.__all__)

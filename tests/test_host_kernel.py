@@ -21,10 +21,21 @@ def program(tmp_path_factory):
     if CXX is None:
         pytest.skip("needs a C++ compiler")
     binary = tmp_path_factory.mktemp("host_kernel") / "host_kernel"
-    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", *SANITIZERS]
+    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", "-DANCHOR_EXT_MIN_THREADS=8"]
     folders = [f"-I{ROOT / 'tests' / 'host_kernel'}", f"-I{ROOT / 'csrc'}"]
     sources = [ROOT / "csrc" / name for name in ("generate_cuda.cu", "generate_cpu.cpp", "passes.cpp", "config.cpp")]
-    build = [CXX, *flags, *folders, "-x", "c++", *sources, ROOT / "tests" / "host_kernel" / "main.cpp", "-o", binary]
+    build = [
+        CXX,
+        *flags,
+        *SANITIZERS,
+        *folders,
+        "-x",
+        "c++",
+        *sources,
+        ROOT / "tests" / "host_kernel" / "main.cpp",
+        "-o",
+        binary,
+    ]
     compiled = subprocess.run(build, capture_output=True, text=True)
     if compiled.returncode != 0 and "san" in compiled.stderr and "cannot find" in compiled.stderr:
         pytest.skip("this compiler comes without its sanitizers")

@@ -38,8 +38,9 @@ pytestmark = [
 def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
     """(arch, kind, output type) -> instructions and resources of the kernels' machine code.
 
-    The kinds: "plain" is the common case's kernel, "any" that of every other arithmetic and layout, and of anchors at
-    indices; "flags" has no output type.
+    The kinds: "plain" is the common case's kernel, "many" that of many images, "any" that of every other arithmetic and
+    layout, and of anchors at indices; each of them with parameters for small pyramids and for all. "flags" has no
+    output type.
     """
     folder = tmp_path_factory.mktemp("cubins")
     subprocess.run([CUOBJDUMP, "-xelf", "all", LIBRARY], cwd=folder, check=True, capture_output=True)
@@ -50,10 +51,11 @@ def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
         usage = subprocess.run([CUOBJDUMP, "-res-usage", cubin], check=True, capture_output=True, text=True)
         resources = dict(re.findall(r"Function (\S+):\s*\n\s*(.*)", usage.stdout + usage.stderr))
         for name, body in re.findall(r"^\.text\.(\S+):\n(.*?)(?=^\.text\.|\Z)", code, re.MULTILINE | re.DOTALL):
-            mangled = re.search(r"generate_kernelI(\w+?)Lb([01])EEEvNS_7Pyramid", name)
+            types = "|".join(OUTPUT_TYPES)
+            mangled = re.search(rf"(plain|many|any)_kernelI({types})NS\d?_(12Small|7)PyramidEEE", name)
             assert mangled or re.search(r"flags_kernelENS_7PyramidE", name), f"a kernel of another name: {name}"
-            kind = ("any", "plain")[int(mangled[2])] if mangled else "flags"
-            key = (arch, kind, OUTPUT_TYPES[mangled[1]] if mangled else None)
+            kind = mangled[1] + (" small" if mangled[3] == "12Small" else "") if mangled else "flags"
+            key = (arch, kind, OUTPUT_TYPES[mangled[2]] if mangled else None)
             assert key not in found
             found[key] = {"code": body, "resources": resources[name]}
     return found
@@ -62,7 +64,12 @@ def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
 def test_one_kernel_per_kind_output_type_and_arch(kernels):
     archs = [arch for arch in INFO["cuda_archs"] if arch.startswith("sm_")]
     assert archs
-    kinds = [(kind, name) for kind in ("plain", "any") for name in OUTPUT_TYPES.values()] + [("flags", None)]
+    kinds = [
+        (kind + size, name)
+        for kind in ("plain", "many", "any")
+        for size in ("", " small")
+        for name in OUTPUT_TYPES.values()
+    ] + [("flags", None)]
     assert set(kernels) == {(arch, *kind) for arch in archs for kind in kinds}
 
 

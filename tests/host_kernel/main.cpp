@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "batch.h"
 #include "config.h"
 #include "cuda_runtime.h"
 #include "generate.h"
@@ -39,22 +40,20 @@ void expect(bool good, const char* what) {
 struct Watched {
   std::vector<unsigned char>* memory;
   std::size_t first, anchor_bytes;
-  std::int64_t num_anchors;
+  std::vector<int> written;  // how many threads wrote each anchor
 } watched;
 
-// One thread has run over poison alone: it must have written its own anchor and nothing else. (An anchor that holds
+// One thread has run over poison alone: it must have written anchors, and nothing beside them. (An anchor that holds
 // the poison's own bytes would look unwritten; these numbers never do.)
-void check_thread(std::int64_t thread) {
+void check_thread(std::int64_t) {
   std::vector<unsigned char>& memory = *watched.memory;
-  const std::size_t own = watched.first + static_cast<std::size_t>(thread) * watched.anchor_bytes;
-  for (std::size_t i = 0; i < memory.size(); ++i) {
-    const bool mine = thread < watched.num_anchors && i >= own && i < own + watched.anchor_bytes;
-    if (!mine) expect(memory[i] == kPoison, "a thread wrote beside its anchor");
-  }
-  if (thread < watched.num_anchors) {
-    bool touched = false;
-    for (std::size_t i = own; i < own + watched.anchor_bytes; ++i) touched |= memory[i] != kPoison;
-    expect(touched, "a thread did not write its anchor");
+  const std::size_t behind = watched.first + watched.written.size() * watched.anchor_bytes;
+  for (std::size_t i = 0; i < memory.size(); ++i)
+    if (i < watched.first || i >= behind) expect(memory[i] == kPoison, "a thread wrote beside the anchors");
+  for (std::size_t anchor = 0; anchor < watched.written.size(); ++anchor) {
+    const auto begin = memory.begin() + static_cast<std::ptrdiff_t>(watched.first + anchor * watched.anchor_bytes);
+    const auto end = begin + static_cast<std::ptrdiff_t>(watched.anchor_bytes);
+    watched.written[anchor] += std::any_of(begin, end, [](unsigned char byte) { return byte != kPoison; });
   }
   std::fill(memory.begin(), memory.end(), kPoison);
 }
@@ -98,6 +97,54 @@ void check_large_indices() {
       }
       expect(begin == pyramid.num_anchors, "the anchors are counted differently");
     }
+}
+
+// Many images at once, by the kernel: what each has alone. And where they lie far beyond 2**31.
+void check_many() {
+  ConfigArguments arguments;
+  arguments.cell_anchors = {{-8.25, -4, 8, 4.5, -4, -8, 4, 8, 0, 0, 1, 1}, {-16, -16, 16, 16.125}, {-50, -60, 50, 60}};
+  arguments.strides = {{8, 7.3}, {15.7, 16}, {129, 128}};
+  arguments.pyramid_levels = {3, 4, 7};
+  const Config config(arguments);
+  std::vector<ImageShape> shapes;
+  for (std::int64_t i = 0; i < kMaxImages; ++i) shapes.push_back({1 + i * 7919 % 97, 1 + i * 104729 % 131});
+  const auto batch_of = [&](const std::vector<ImageShape>& images) {
+    Batch batch{};
+    std::copy(arguments.pyramid_levels.begin(), arguments.pyramid_levels.end(), batch.pyramid_levels);
+    for (const ImageShape image : images) {
+      batch.images[batch.num_images++] = {batch.num_anchors, static_cast<std::int32_t>(image.height),
+                                          static_cast<std::int32_t>(image.width)};
+      batch.num_anchors += config.over({{}, image, {}}).num_anchors;
+    }
+    return batch;
+  };
+  const Batch batch = batch_of(shapes);
+  const Pyramid any = config.over({{}, shapes[0], {}});
+  for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
+    const std::size_t anchor = dtype == Dtype::float64 ? 32 : dtype == Dtype::float32 ? 16 : 8;
+    const std::size_t bytes = static_cast<std::size_t>(batch.num_anchors) * anchor;
+    std::vector<unsigned char> together(bytes + kGuard, kPoison), apart(bytes + kGuard, kPoison);
+    generate_many_cuda(any, batch, dtype, together.data(), 0, nullptr);
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      const Pyramid pyramid = config.over({{}, shapes[i], {}});
+      generate_cpu(pyramid, dtype, apart.data() + static_cast<std::size_t>(batch.images[i].begin) * anchor, 0,
+                   pyramid.num_anchors);
+    }
+    expect(together == apart, "images at once have other anchors than one by one");
+  }
+  const std::vector<ImageShape> large{{2147483647, 2147483647}, {2147483647, 3}, {46341, 2147483647}};
+  const Batch far = batch_of(large);
+  for (std::size_t i = 0; i < large.size(); ++i) {
+    const Pyramid pyramid = config.over({{}, large[i], {}});
+    for (std::int64_t k = 0; k < 10000; ++k) {
+      const std::int64_t within = k % 2 ? pyramid.num_anchors / 10000 * k : pyramid.num_anchors - 1 - k * k;
+      if (within < 0) continue;
+      const Position at = locate(any, far, far.images[i].begin + within), alone = locate(pyramid, within);
+      expect(at.level == alone.level && at.cell_anchor == alone.cell_anchor && at.row == alone.row &&
+                 at.column == alone.column,
+             "a large flat index of many images lies elsewhere");
+    }
+  }
 }
 
 // Anchors at indices: those among all anchors, by the kernel and by the CPU.
@@ -167,6 +214,7 @@ void check_flags(const Pyramid& pyramid, const Question& question) {
 
 int main(int, char** words) {
   check_large_indices();
+  check_many();
   std::ofstream file(words[1], std::ios::binary);
   int dtype_number, num_levels;
   std::size_t offset;
@@ -201,10 +249,11 @@ int main(int, char** words) {
 
     std::vector<unsigned char> by_kernel(first + bytes + kGuard, kPoison), by_cpu = by_kernel;
     if (pyramid.num_anchors <= 300) {
-      watched = {&by_kernel, first, components * item, pyramid.num_anchors};
+      watched = {&by_kernel, first, components * item, std::vector<int>(static_cast<std::size_t>(pyramid.num_anchors))};
       after_each_thread = check_thread;
       generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
       after_each_thread = nullptr;
+      for (const int threads : watched.written) expect(threads == 1, "an anchor was not written by one thread");
     }
     generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
     const std::int64_t cuts[] = {0, pyramid.num_anchors / 3, pyramid.num_anchors * 5 / 7, pyramid.num_anchors};
