@@ -24,7 +24,7 @@ constexpr std::int64_t kTableBytes = 65536;  // of the columns' table and of the
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
 constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should have to get going
 constexpr std::int64_t kWideBytes = 16384;   // of a columns' table, which the stores' lines push out of a first cache
-constexpr std::int64_t kRows = 4;            // computed at once
+constexpr std::int64_t kRows = 64;           // computed at once
 constexpr std::int64_t kSingleRows = 1024;   // where a row has but one number
 constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
 constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
@@ -238,7 +238,11 @@ struct Paired {
       if (of_x == 2) to[2 * a + 1] = cell_anchors[components * a + 2];
     }
   }
+  bool is_nine(const Level& level) const {
+    return sizeof(Entry) == 4 && level.num_cell_anchors * of_y == passes::kNine;
+  }
   std::int64_t row_length(const Level& level) const {
+    if (is_nine(level)) return passes::kNineRow;
     return repeated<Entry>(level.num_cell_anchors * of_y, passes::kVector<T> / of_y, level);
   }
   void prepare(const Level& level, std::int64_t length) const {
@@ -261,8 +265,7 @@ struct Paired {
   void cells(const Level& level, bool second, const Side& side, const double* numbers, std::int64_t begin,
              std::int64_t end, std::int64_t length, Entry* to) const {
     const std::int64_t count = level.num_cell_anchors * of_x;
-    const bool at_once =
-        all_move_once && (length == count || sizeof(T) > 2);  // rounding to 16 bits costs more than copies
+    const bool at_once = all_move_once && (length < 2 * count || sizeof(T) > 2);  // rounding to 16 bits is dear
     for (; begin < end; begin += kCentres) {
       const std::int64_t behind = std::min(begin + kCentres, end);
       centres(side, begin, behind);
@@ -297,9 +300,9 @@ struct Paired {
   void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, Entry* to) const {
     cells(level, !swapped, level.y, tables.y_numbers(), begin, end, length, to);
   }
-  void combine(Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors, std::int64_t period,
-               std::int64_t rows, bool spills) const {
-    passes::weave({out, xs, ys, anchors * of_x, period, rows, swapped,
+  void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors,
+               std::int64_t period, std::int64_t rows, bool spills) const {
+    passes::weave({out, xs, ys, anchors * of_x, is_nine(level) ? passes::kNine : period, rows, swapped,
                    anchors * of_x * static_cast<std::int64_t>(sizeof(Entry)) > kWideBytes, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
@@ -363,7 +366,7 @@ struct Turned {
   void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, Number* to) const {
     boxes<true>(level, level.y, begin, end, length, to);
   }
-  void combine(Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period,
+  void combine(const Level&, Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period,
                std::int64_t rows, bool) const {
     for (std::int64_t row = 0; row < rows; ++row)
       passes::either(out + row * anchors * of_out, xs, ys + row * period, anchors * of_out, period);
@@ -412,8 +415,8 @@ struct Flags {
     const std::int64_t valid = question.valid[&level - pyramid.levels].rows;
     answers(level, pyramid.layout.along_y, valid, level.y, begin, end, length, to);
   }
-  void combine(bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period, std::int64_t rows,
-               bool) const {
+  void combine(const Level&, bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period,
+               std::int64_t rows, bool) const {
     for (std::int64_t row = 0; row < rows; ++row)
       passes::both(out + row * anchors, xs, ys + row * period, anchors, period);
   }
@@ -439,9 +442,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
   const std::int64_t fit = row_bytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
   const std::int64_t row_length = content.row_length(level);
   const std::int64_t rows = row_length == 1 ? kSingleRows : std::min(kRows, kTableBytes / (row_length * kBytes));
-  const std::int64_t of_row_table = row_length / (cell * content.of_y);  // cells
-  const std::int64_t stage =
-      past_caches ? std::max<std::int64_t>(1, kStagedBytes / (of_row_table * out_cell * kBytes)) * of_row_table : 0;
+  const std::int64_t stage = past_caches ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kBytes)) : 0;  // cells
 
   const std::int64_t first_row = divide(begin, level.by_columns), last_row = divide(end - 1, level.by_columns);
   const std::int64_t behind_whole = (last_row + 1) * columns == end ? last_row + 1 : last_row;  // whole rows end here
@@ -471,12 +472,12 @@ void write_level(const Content& content, const Level& level, typename Content::N
         if (!past_caches) {
           const bool in_order = left == first_column && right == end_column;  // all that comes after it is yet to come
           const bool spills = in_order && behind - to >= together * run * content.of_out + passes::kSpill;
-          content.combine(to, from, of_row, run, row_length, together, spills);
+          content.combine(level, to, from, of_row, run, row_length, together, spills);
           continue;
         }
         for (; run > 0; run -= stage * cell, from += stage * x_cell, to += stage * out_cell) {
           const std::int64_t some = std::min(run, stage * cell);
-          content.combine(staged, from, of_row, some, row_length, 1, true);
+          content.combine(level, staged, from, of_row, some, row_length, 1, true);
           passes::stream(to, staged, some * content.of_out * static_cast<std::int64_t>(sizeof(Number)));
         }
       }

@@ -1,6 +1,7 @@
 // Torch meets the core, through libtorch's stable ABI: schema, device switch, allocation, threads, stream.
 #include "ops.h"
 
+#include <sys/mman.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/c/shim.h>
@@ -109,6 +110,19 @@ std::int64_t bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype 
 // A share of anchors of so many numbers.
 std::int64_t grain(int numbers, Dtype dtype) { return kGrainBytes / (numbers * bytes_of(dtype)); }
 
+// Memory of that size comes from the system, page by page as it is written, which takes ten times as long as the
+// writing. Pages of 2 MB take less: 3 times faster at 8192x16384. (Systems where they are not to be had say so, and
+// nothing is lost.)
+constexpr std::uintptr_t kFreshBytes = std::uintptr_t{32} << 20, kHugePage = std::uintptr_t{2} << 20;
+void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::uintptr_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  if (bytes < kFreshBytes) return;
+  const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
+  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(memory) + bytes) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 stable::Tensor empty(Sizes sizes, ScalarType dtype, stable::Device device) {
   thread_local std::vector<std::int64_t> strides;  // a call at 64x64 takes but 30 times as long as an allocation
   strides.assign(sizes.count, 1);
@@ -124,7 +138,10 @@ stable::Tensor empty(Sizes sizes, ScalarType dtype, stable::Device device) {
     for (std::size_t i = 0; i < sizes.count; ++i) shape += (i == 0 ? "" : ", ") + std::to_string(sizes.begin[i]);
     throw std::runtime_error("anchor_ext: torch gives no memory for a tensor of shape (" + shape + ")");
   }
-  return stable::Tensor(handle);
+  stable::Tensor tensor(handle);
+  if (device.type() == DeviceType::CPU && tensor.numel() >= static_cast<std::int64_t>(kFreshBytes / 8))
+    prefer_huge_pages(tensor.mutable_data_ptr(), static_cast<std::uintptr_t>(tensor.numel()) * tensor.element_size());
+  return tensor;
 }
 
 // Any device but CUDA and meta is served by the CPU and a copy, in Python.

@@ -36,11 +36,11 @@ ANCHOR_EXT_INLINE void sums_loop(Entry<T>* __restrict out, const double* __restr
 using TwoOf16Bits __attribute__((may_alias, aligned(2))) = std::uint32_t;
 
 template <bool swapped>
-ANCHOR_EXT_INLINE void put(std::uint16_t* out, std::uint64_t i, std::uint32_t x, std::uint32_t y) {
+ANCHOR_EXT_INLINE void put(std::uint16_t* out, std::int64_t i, std::uint32_t x, std::uint32_t y) {
   reinterpret_cast<TwoOf16Bits*>(out)[i] = x | y;
 }
 template <bool swapped, typename T>
-ANCHOR_EXT_INLINE void put(T* out, std::uint64_t i, T x, T y) {
+ANCHOR_EXT_INLINE void put(T* out, std::int64_t i, T x, T y) {
   out[2 * i] = swapped ? y : x;
   out[2 * i + 1] = swapped ? x : y;
 }
@@ -84,7 +84,7 @@ ANCHOR_EXT_INLINE void weave_one_y(T* __restrict out, const Entry<T>* __restrict
 }
 
 template <bool swapped, typename T>
-ANCHOR_EXT_INLINE void weave_rows(const Weave<T>& weave) {
+ANCHOR_EXT_INLINE void weave_any_rows(const Weave<T>& weave) {
   const std::int64_t pairs = weave.pairs, period = weave.period;
   const Entry<T>* const xs = weave.xs;
   const Entry<T>* ys = weave.ys;
@@ -99,6 +99,68 @@ ANCHOR_EXT_INLINE void weave_rows(const Weave<T>& weave) {
     else
       weave_row<swapped>(out, xs, ys, pairs, period, weave.spills);
   }
+}
+
+// Nine cell anchors, of which most pyramids are, have a period that the compiler knows. Eight times their 18 entries
+// are nine vectors, which stay in registers: but for xs nothing is read.
+constexpr int kKnownPeriod = 8 * static_cast<int>(kNine);
+
+using FourBytes = std::uint32_t __attribute__((vector_size(64)));
+
+// to[i] = ys[i % kNine] for i < kKnownPeriod, by shuffles of ys' first two vectors.
+template <typename T>
+ANCHOR_EXT_INLINE void repeat_nine(T* __restrict to, const T* __restrict ys) {
+  FourBytes first, second;
+  std::memcpy(&first, ys, sizeof first);
+  std::memcpy(&second, ys + 16, sizeof second);
+#pragma GCC unroll 9
+  for (unsigned v = 0; v < kKnownPeriod / 16; ++v) {
+    FourBytes from;
+#pragma GCC unroll 16
+    for (unsigned i = 0; i < 16; ++i) from[i] = (16 * v + i) % kNine;
+    const FourBytes repeated = __builtin_shuffle(first, second, from);
+    std::memcpy(to + 16 * v, &repeated, sizeof repeated);
+  }
+}
+
+// Whole periods. The inner loop is a vector, and must not be unrolled before it is one; the outer one must be.
+template <bool swapped, typename T>
+ANCHOR_EXT_INLINE void weave_known_periods(T* __restrict out, const Entry<T>* __restrict xs,
+                                           const Entry<T>* __restrict ys, std::int64_t periods) {
+  constexpr int kStep = kVector<T>;
+  for (; periods > 0; --periods, out += 2 * kKnownPeriod, xs += kKnownPeriod) {
+#pragma GCC unroll 9
+    for (int v = 0; v < kKnownPeriod; v += kStep)
+#pragma GCC unroll 1
+      for (int i = 0; i < kStep; ++i) put<swapped>(out + 2 * v, i, xs[v + i], ys[v + i]);
+  }
+}
+
+template <bool swapped, typename T>
+ANCHOR_EXT_INLINE void weave_nine(const Weave<T>& weave) {
+  alignas(64) Entry<T> repeated[4][kKnownPeriod + kVector<T>];
+  const std::int64_t pairs = weave.pairs, periods = pairs / kKnownPeriod, known = periods * kKnownPeriod;
+  const Entry<T>* const xs = weave.xs;
+  const Entry<T>* ys = weave.ys;
+  T* out = weave.out;
+  std::int64_t rows = weave.rows;
+  for (; weave.is_wide && rows >= 4; rows -= 4, out += 8 * pairs) {
+    for (auto& row : repeated) repeat_nine(row, ys), ys += kNineRow;
+    weave_four_rows<swapped>(out, out + 2 * pairs, out + 4 * pairs, out + 6 * pairs, xs, repeated[0], repeated[1],
+                             repeated[2], repeated[3], pairs, kKnownPeriod);
+  }
+  for (; rows > 0; --rows, out += 2 * pairs, ys += kNineRow) {
+    repeat_nine(repeated[0], ys);
+    weave_known_periods<swapped>(out, xs, repeated[0], periods);
+    weave_row<swapped>(out + 2 * known, xs + known, repeated[0], pairs - known, kKnownPeriod, weave.spills);
+  }
+}
+
+template <bool swapped, typename T>
+ANCHOR_EXT_INLINE void weave_rows(const Weave<T>& weave) {
+  if constexpr (sizeof(Entry<T>) == 4)
+    if (weave.period == kNine) return weave_nine<swapped>(weave);
+  weave_any_rows<swapped>(weave);
 }
 
 template <bool either, typename T>
