@@ -5,11 +5,13 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Where `make gpu` writes its results.
 OUT ?= out/gpu
+# Where `make profile` writes its report.
+PROFILE ?= out/profile
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test lint format bench peers gpu clean
+.PHONY: install demo test lint format bench peers profile gpu clean
 
 SOURCES = $(wildcard csrc/* setup.py pyproject.toml)
 
@@ -54,6 +56,10 @@ peers: install
 	@$(PIP) install torchvision "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
 	@$(PIP) install --no-deps -r tests/peers.txt
 	@$(BIN)/python -c "import torchvision"
+
+# Needs nsys, and says what to install where there is none.
+profile: install
+	@PYTHON="$(BIN)/python" OUT="$(PROFILE)" bash benchmarks/profile.sh
 
 # On a machine with a GPU, with the torch that $(PYTHON) has: everything that a GPU must show, in ten minutes.
 gpu:
