@@ -302,8 +302,8 @@ struct Paired {
   }
   void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors,
                std::int64_t period, std::int64_t rows, bool spills) const {
-    passes::weave({out, xs, ys, anchors * of_x, is_nine(level) ? passes::kNine : period, rows, swapped,
-                   anchors * of_x * static_cast<std::int64_t>(sizeof(Entry)) > kWideBytes, spills});
+    const bool is_wide = anchors * of_x * static_cast<std::int64_t>(sizeof(Entry)) > kWideBytes;
+    passes::weave({out, xs, ys, anchors * of_x, period, rows, swapped, is_wide, is_nine(level), spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
     if (once && moving == (1 << of_out) - 1) {

@@ -159,7 +159,7 @@ ANCHOR_EXT_INLINE void weave_nine(const Weave<T>& weave) {
 template <bool swapped, typename T>
 ANCHOR_EXT_INLINE void weave_rows(const Weave<T>& weave) {
   if constexpr (sizeof(Entry<T>) == 4)
-    if (weave.period == kNine) return weave_nine<swapped>(weave);
+    if (weave.is_nine) return weave_nine<swapped>(weave);
   weave_any_rows<swapped>(weave);
 }
 

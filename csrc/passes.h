@@ -54,19 +54,19 @@ void sums(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t coun
 template <typename T>
 inline constexpr std::int64_t kVector = 64 / sizeof(Entry<T>);
 
-// Nine cell anchors have 18 entries. Where an entry has four bytes they are repeated by the pass itself: a row's ys are
-// kNineRow entries, of which the first 18 matter.
+// Nine cell anchors have 18 entries. Where an entry has four bytes, the pass itself can repeat them.
 constexpr std::int64_t kNine = 18, kNineRow = 32;
 
 // Pairs of numbers, the same xs for every row, and each row's own `period` ys again and again:
 // out[row * pairs + i] = {xs[i], ys of the row[i % period]}, or the other way round where `swapped`. `is_wide`: xs
-// is no small part of a first cache. Spills where `spills`, behind the last row.
+// is no small part of a first cache. `is_nine`: the period is kNine, and a row has kNineRow entries in ys. Spills where
+// `spills`, behind the last row.
 template <typename T>  // double, float, or std::uint16_t for either type of 16 bits
 struct Weave {
   T* out;
   const Entry<T>*xs, *ys;
   std::int64_t pairs, period, rows;
-  bool swapped, is_wide, spills;
+  bool swapped, is_wide, is_nine, spills;
 };
 void weave(const Weave<double>& weave);
 void weave(const Weave<float>& weave);
