@@ -118,8 +118,8 @@ def event(name: str, microseconds: float, device=torch.autograd.DeviceType.CUDA,
 def test_the_kernels_of_a_profile():
     events = [
         event("cudaLaunchKernel", 50.0, torch.autograd.DeviceType.CPU),
-        event("generate_kernel", 3.0),
-        event("generate_kernel", 5.0),
+        event("plain_kernel", 3.0),
+        event("plain_kernel", 5.0),
         event("Memcpy HtoD (Pageable -> Device)", 4.0),
         event("Memset (Device)", 2.0),
         event("a range", 900.0, annotation=True),
