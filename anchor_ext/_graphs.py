@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPONENTS",
     "concrete",
+    "constant_to_the_compiler",
     "constants",
     "gather",
     "generate",
@@ -40,6 +41,18 @@ COMPONENTS: dict[str, int] = {name: layout[0] for name, layout in native.LAYOUTS
 # The operators' dtype is a name: torch 2.11's AOTInductor takes float32 for float64 where it is a ScalarType.
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_to_the_compiler(function: _Function) -> _Function:
+    """What torch.compiler.assume_constant_result does, and no more: it imports the whole compiler, which takes a second.
+
+    (tests/test_compile.py and tests/test_import.py hold it to that.)
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
 
 # Looked up once: together these questions would cost as much as a small fill.
 _is_compiling = torch.compiler.is_compiling
@@ -256,7 +269,7 @@ def level_sizes(config: Configuration, grids: Sequence[Any] | None, image_shape:
 # Calls of the operators.
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_to_the_compiler
 def _constant_numbers(config: Configuration) -> tuple[Any, ...]:
     return config.numbers()
 

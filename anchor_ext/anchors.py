@@ -237,7 +237,7 @@ _DEFAULT = Anchors()._config
 _QUICK = _DEFAULT.quick
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_graphs.constant_to_the_compiler
 def _constant_numbers(*arguments: Any) -> tuple[Any, ...]:
     """The compiler need not follow how a configuration comes about."""
     return Anchors(*arguments)._config.numbers()
