@@ -46,10 +46,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def constant_to_the_compiler(function: _Function) -> _Function:
-    """What torch.compiler.assume_constant_result does, and no more: it imports the whole compiler, which takes a second.
-
-    (tests/test_compile.py and tests/test_import.py hold it to that.)
-    """
+    """What torch.compiler.assume_constant_result does but for importing the compiler, which takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 

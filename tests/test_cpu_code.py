@@ -1,4 +1,4 @@
-"""What the C++ compiler made of the CPU's passes, read from the installed library: vectors, and no branch per number."""
+"""What the C++ compiler made of the CPU's passes, read from the installed library: vectors."""
 
 from __future__ import annotations
 
