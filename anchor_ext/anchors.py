@@ -243,6 +243,13 @@ def _constant_numbers(*arguments: Any) -> tuple[Any, ...]:
     return Anchors(*arguments)._config.numbers()
 
 
+def _config_of(*arguments: Any) -> Any:
+    """Of what `Anchors` takes; in a graph, its numbers."""
+    if torch.compiler.is_dynamo_compiling():
+        return _constant_numbers(*_graphs.constants(arguments))
+    return Anchors(*arguments)._config
+
+
 def generate(
     image_shape: Sequence[int],
     *,
@@ -280,11 +287,7 @@ def generate(
     """
     config: Any = _DEFAULT
     if not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None):
-        arguments = (pyramid_levels, strides, sizes, ratios, scales)
-        if torch.compiler.is_dynamo_compiling():
-            config = _constant_numbers(*_graphs.constants(arguments))
-        else:
-            config = Anchors(*arguments)._config
+        config = _config_of(pyramid_levels, strides, sizes, ratios, scales)
     elif not ops.is_compiled():  # what ops.generate would begin with, without its frame
         boxes: Tensor | None = _QUICK(None, image_shape, None, True, dtype, device, ops.RESOLVED, out)
         if boxes is not None:
@@ -318,8 +321,6 @@ def generate_many(
     Raises:
         TypeError, ValueError, RuntimeError: as `generate`; `image_shapes` is no list of shapes.
     """
-    if pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None:
-        return ops.generate_many(_DEFAULT, image_shapes, dtype, device)
-    return Anchors(pyramid_levels, strides, sizes, ratios, scales).generate_many(
-        image_shapes, dtype=dtype, device=device
-    )
+    arguments = (pyramid_levels, strides, sizes, ratios, scales)
+    config = _DEFAULT if arguments == (None,) * len(arguments) else _config_of(*arguments)
+    return ops.generate_many(config, image_shapes, dtype, device)

@@ -202,7 +202,7 @@ def generate(
     device, native_device = _resolve_checked(given)
     if native_device is not None:
         if len(RESOLVED) < _MAX_RESOLVED:
-            RESOLVED[given] = (device, native_device is not _NATIVE_CPU)  # for the quick way, the next time
+            RESOLVED.setdefault(given, (device, native_device is not _NATIVE_CPU))  # for the quick way, the next time
         return config.native.generate(  # type: ignore[no-any-return]
             level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], device, native_device
         )
@@ -225,11 +225,13 @@ def generate_many(config: Configuration, image_shapes: Any, dtype: torch.dtype, 
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         _refuse_dtype(dtype)
     device, native_device = _resolve_checked(device)
+    if not image_shapes:
+        return []
     if device.type == "meta":
         return [generate(config, None, shape, None, True, dtype, device, None) for shape in image_shapes]
     place = (device, native_device) if native_device is not None else (_CPU, _NATIVE_CPU)
     boxes, counts = config.native.generate_many(list(image_shapes), dtype, _DTYPES[dtype], *place)
-    return list(torch.split(boxes.to(device), counts, dim=1)) if counts else []
+    return list(torch.split(boxes.to(device), counts, dim=1))
 
 
 def generate_points(

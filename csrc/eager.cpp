@@ -89,6 +89,7 @@ Empty make_empty(Sizes sizes, py::handle torch_dtype, std::optional<Dtype> dtype
   if (device == Device::cpu) {
     const NewTensor made = new_tensor(sizes, dtype, to_python());
     if (made.object != nullptr) return {steal(static_cast<PyObject*>(made.object)), made.memory, {device, -1}};
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   }
   const py::object& empty = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("empty"));
   const py::object& keywords = ANCHOR_EXT_PYTHON_ONCE(py::make_tuple("dtype", "device"));
@@ -114,7 +115,7 @@ Empty make_empty(Sizes sizes, py::handle torch_dtype, std::optional<Dtype> dtype
 namespace {
 
 // What a thread's torch does with operators beside running them, of which anchors must then be one: modes, transforms,
-// a trace. (A compiler sees the Python code and never comes here.)
+// a trace. (Compilers and exporters have a mode, or see the Python code and never come here.)
 bool is_plain() {
   const py::object& modes = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch._C").attr("_len_torch_dispatch_stack"));
   const py::object& transforms =
@@ -138,17 +139,13 @@ std::optional<Dtype> to_dtype(py::handle torch_dtype) {
 
 // torch's tensors as plain data (DLPack's exchange interface for C); null where torch has another version of it.
 const DLPackExchangeAPI* exchange() {
-  static const DLPackExchangeAPI* const api = []() -> const DLPackExchangeAPI* {
-    const py::object capsule =
-        py::getattr(py::module_::import("torch").attr("Tensor"), "__dlpack_c_exchange_api__", py::none());
-    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
-    const auto* const found =
-        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    const bool good =
-        found->header.version.major == DLPACK_MAJOR_VERSION && found->dltensor_from_py_object_no_sync != nullptr;
-    return good ? found : nullptr;
-  }();
-  return api;
+  constexpr const char* kName = "dlpack_exchange_api";
+  const py::object& capsule = ANCHOR_EXT_PYTHON_ONCE(
+      py::getattr(py::module_::import("torch").attr("Tensor"), "__dlpack_c_exchange_api__", py::none()));
+  if (!PyCapsule_IsValid(capsule.ptr(), kName)) return nullptr;
+  const auto* const api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+  const bool is_known = api->header.version.major == DLPACK_MAJOR_VERSION && api->dltensor_from_py_object_no_sync;
+  return is_known ? api : nullptr;
 }
 
 // Where an `out` lies about which there is nothing to say: a plain, contiguous tensor of these sizes and this type,
@@ -232,9 +229,11 @@ struct Quick {
 py::object quickly(const Config& config, PyObject* const* arguments) {
   const py::handle torch_dtype = arguments[4], torch_device = arguments[5], resolved = arguments[6], out = arguments[7];
   const std::optional<Dtype> dtype = to_dtype(torch_dtype);
-  PyObject* const found = out.is_none() || !torch_device.is_none() ? find_device(resolved, torch_device) : Py_None;
-  if (!dtype || found == nullptr || !is_plain()) return py::none();
-  const bool is_cuda = found != Py_None && PyTuple_GET_ITEM(found, 1) == Py_True;
+  const bool of_out = !out.is_none() && torch_device.is_none();  // whatever device that is on
+  const auto found = py::reinterpret_borrow<py::object>(
+      of_out ? Py_None : find_device(resolved, torch_device));  // outlives the dict's
+  if (!dtype || !found || !is_plain()) return py::none();
+  const bool is_cuda = !of_out && PyTuple_GET_ITEM(found.ptr(), 1) == Py_True;
   const Pyramid pyramid = over(config, arguments[0], arguments[1], arguments[2]);
   const bool batched = arguments[3] == Py_True;
   const std::int64_t all[] = {1, pyramid.num_anchors, config.num_components()};
@@ -242,10 +241,11 @@ py::object quickly(const Config& config, PyObject* const* arguments) {
 
   Empty tensor;
   if (out.is_none()) {
-    tensor = make_empty(sizes, torch_dtype, dtype, PyTuple_GET_ITEM(found, 0), is_cuda ? Device::cuda : Device::cpu);
+    tensor =
+        make_empty(sizes, torch_dtype, dtype, PyTuple_GET_ITEM(found.ptr(), 0), is_cuda ? Device::cuda : Device::cpu);
   } else {
     tensor = plain_out(out, sizes, *dtype);
-    const bool is_there = found == Py_None || (!is_cuda && tensor.place.device == Device::cpu);
+    const bool is_there = of_out || (!is_cuda && tensor.place.device == Device::cpu);
     if (!tensor.tensor || !is_there) return py::none();
   }
   {

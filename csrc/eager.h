@@ -1,5 +1,6 @@
 // What every eager call from Python needs: its arguments as the core's data, a tensor to write into; and the whole call
-// in its common form. No torch header: tensors stay Python objects.
+// in its common form. No torch header but the plain C one of DLPack: tensors
+// stay Python objects.
 #pragma once
 
 #include <pybind11/gil_safe_call_once.h>

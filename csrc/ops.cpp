@@ -232,6 +232,10 @@ void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place) {
 void generate_many(const Config& config, const std::vector<ImageShape>& image_shapes, Dtype dtype, void* out,
                    Place place) {
   ANCHOR_EXT_RANGE("generate_many");
+  if (image_shapes.empty()) return;
+  if (!config.over({{}, image_shapes[0], {}}).plain || config.arguments().strides.empty() ||
+      config.arguments().pyramid_levels.empty())  // of which the kernel takes all but the grids from one image
+    throw std::invalid_argument("generate_many: expected a plain configuration with pyramid levels and strides");
   const auto pyramid_of = [&](std::size_t image) { return config.over({{}, image_shapes[image], {}}); };
   std::vector<std::int64_t> begins{0};
   for (std::size_t image = 0; image < image_shapes.size(); ++image)
@@ -296,7 +300,7 @@ NewTensor new_tensor(Sizes sizes, std::optional<Dtype> dtype, ToPython to_python
     else
       TORCH_ERROR_CODE_CHECK(torch_tensor_to_pyobject(tensor.get(), nullptr, &object));
     return {object, tensor.mutable_data_ptr()};
-  } catch (const std::runtime_error&) {
+  } catch (const std::exception&) {
     return {};  // torch.empty says what is wrong
   }
 }

@@ -90,7 +90,7 @@ ANCHOR_EXT_INLINE void weave_any_rows(const Weave<T>& weave) {
   const Entry<T>* ys = weave.ys;
   T* out = weave.out;
   std::int64_t rows = weave.rows;
-  for (; weave.is_wide && rows >= 4; rows -= 4, out += 8 * pairs, ys += 4 * period)
+  for (; weave.is_wide && period > 1 && rows >= 4; rows -= 4, out += 8 * pairs, ys += 4 * period)
     weave_four_rows<swapped>(out, out + 2 * pairs, out + 4 * pairs, out + 6 * pairs, xs, ys, ys + period,
                              ys + 2 * period, ys + 3 * period, pairs, period);
   for (; rows > 0; --rows, out += 2 * pairs, ys += period) {
@@ -105,11 +105,13 @@ ANCHOR_EXT_INLINE void weave_any_rows(const Weave<T>& weave) {
 // are nine vectors, which stay in registers: but for xs nothing is read.
 constexpr int kKnownPeriod = 8 * static_cast<int>(kNine);
 
-using FourBytes = std::uint32_t __attribute__((vector_size(64)));
-
-// to[i] = ys[i % kNine] for i < kKnownPeriod, by shuffles of ys' first two vectors.
+// to[i] = ys[i % kNine] for i < kKnownPeriod: with GCC by shuffles of ys' first two vectors.
 template <typename T>
 ANCHOR_EXT_INLINE void repeat_nine(T* __restrict to, const T* __restrict ys) {
+#if defined(__clang__)
+  for (int i = 0; i < kKnownPeriod; ++i) to[i] = ys[i % kNine];
+#else
+  using FourBytes = std::uint32_t __attribute__((vector_size(64)));
   FourBytes first, second;
   std::memcpy(&first, ys, sizeof first);
   std::memcpy(&second, ys + 16, sizeof second);
@@ -121,6 +123,7 @@ ANCHOR_EXT_INLINE void repeat_nine(T* __restrict to, const T* __restrict ys) {
     const FourBytes repeated = __builtin_shuffle(first, second, from);
     std::memcpy(to + 16 * v, &repeated, sizeof repeated);
   }
+#endif
 }
 
 // Whole periods. The inner loop is a vector, and must not be unrolled before it is one; the outer one must be.

@@ -59,7 +59,8 @@ constexpr std::int64_t kNine = 18, kNineRow = 32;
 
 // Pairs of numbers, the same xs for every row, and each row's own `period` ys again and again:
 // out[row * pairs + i] = {xs[i], ys of the row[i % period]}, or the other way round where `swapped`. `is_wide`: xs
-// is no small part of a first cache. `is_nine`: the period is kNine, and a row has kNineRow entries in ys. Spills where
+// is no small part of a first cache. `is_nine`: a row has kNineRow
+// entries in ys, of which the first kNine repeat; the period is not read. Spills where
 // `spills`, behind the last row.
 template <typename T>  // double, float, or std::uint16_t for either type of 16 bits
 struct Weave {

@@ -71,8 +71,8 @@ def test_more_images_than_one_launch_takes():
         assert torch.equal(boxes.cpu(), alone)
 
 
-def test_no_image():
-    assert anchor_ext.generate_many([]) == []
+def test_no_image(device):
+    assert anchor_ext.generate_many([], device=device) == []
 
 
 def test_meta():
@@ -101,6 +101,9 @@ def test_errors_name_the_image(shapes, error, message):
         anchor_ext.generate_many(SHAPES, device="nowhere")
 
 
-def test_in_a_graph():
-    compiled = torch.compile(lambda: anchor_ext.generate_many(SHAPES, device="cpu"), fullgraph=True, backend="eager")
-    assert all(map(torch.equal, compiled(), anchor_ext.generate_many(SHAPES, device="cpu")))
+@pytest.mark.parametrize("configuration", [{}, ODD])
+def test_in_a_graph(configuration):
+    def call():
+        return anchor_ext.generate_many(SHAPES, **configuration, device="cpu")
+
+    assert all(map(torch.equal, torch.compile(call, fullgraph=True, backend="eager")(), call()))
