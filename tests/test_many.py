@@ -6,17 +6,11 @@ import pytest
 import torch
 from conftest import HAS_CUDA
 from launches import operators
+from test_api import ODD
 
 import anchor_ext
 
 SHAPES = [(640, 832), (64, 64), (1, 1), (333, 1000), (64, 64)]
-ODD = {
-    "pyramid_levels": [2, 5],
-    "strides": [(4.5, 3), 32],
-    "sizes": [[9, 20], [100]],
-    "ratios": [0.3],
-    "scales": [1, 3],
-}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
