@@ -214,7 +214,10 @@ class BuildNative(BuildExtension):
         module.extra_link_args = [os.path.abspath(self.get_ext_fullpath(library.name)), "-Wl,-rpath,$ORIGIN"]
 
 
-sources = {LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "ops.cpp"], MODULE: ["bindings.cpp", "eager.cpp"]}
+sources = {
+    LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "passes_avx512.cpp", "ops.cpp"],
+    MODULE: ["bindings.cpp", "eager.cpp"],
+}
 setup(
     ext_modules=[
         Extension(name, [f"csrc/{file}" for file in files], language="c++") for name, files in sources.items()

@@ -148,23 +148,37 @@ const DLPackExchangeAPI* exchange() {
   return is_known ? api : nullptr;
 }
 
+py::object call(py::handle object, const py::object& method) {
+  return steal(PyObject_CallMethodNoArgs(object.ptr(), method.ptr()));
+}
+
+// Whether a tensor's numbers, from this address on, are all in its storage, which may have been resized.
+bool storage_holds(py::handle tensor, std::uintptr_t memory, std::int64_t count, int bytes) {
+  if (const std::optional<Extent> extent = storage_extent(tensor.ptr()))
+    return (extent->offset + count) * bytes <= extent->bytes;
+  const py::object& untyped_storage = ANCHOR_EXT_PYTHON_ONCE(py::str("untyped_storage"));
+  const py::object& nbytes = ANCHOR_EXT_PYTHON_ONCE(py::str("nbytes"));
+  const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
+  const py::object storage = call(tensor, untyped_storage);
+  const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(storage.ptr(), data_ptr.ptr()));
+  if (!address) {
+    PyErr_Clear();  // zeros that torch makes up, without memory
+    return false;
+  }
+  const auto begin = static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(address.ptr()));
+  const auto end = begin + static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(call(storage, nbytes).ptr()));
+  return memory >= begin && memory + static_cast<std::uintptr_t>(count * bytes) <= end;
+}
+
 // Where an `out` lies about which there is nothing to say: a plain, contiguous tensor of these sizes and this type,
 // whose storage holds it. Without memory for any other.
 Empty plain_out(py::handle out, Sizes sizes, Dtype dtype) {
   const py::object& tensor_type = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("Tensor"));
   const py::object& requires_grad = ANCHOR_EXT_PYTHON_ONCE(py::str("requires_grad"));
   const py::object& is_neg = ANCHOR_EXT_PYTHON_ONCE(py::str("is_neg"));
-  const py::object& is_inference = ANCHOR_EXT_PYTHON_ONCE(py::str("is_inference"));
-  const py::object& untyped_storage = ANCHOR_EXT_PYTHON_ONCE(py::str("untyped_storage"));
-  const py::object& nbytes = ANCHOR_EXT_PYTHON_ONCE(py::str("nbytes"));
-  const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
   if (reinterpret_cast<PyObject*>(Py_TYPE(out.ptr())) != tensor_type.ptr() || exchange() == nullptr) return {};
-  const auto call = [](py::handle object, const py::object& method) {
-    return steal(PyObject_CallMethodNoArgs(object.ptr(), method.ptr()));
-  };
-  const bool is_plain = steal(PyObject_GetAttr(out.ptr(), requires_grad.ptr())).ptr() == Py_False &&
-                        call(out, is_neg).ptr() == Py_False && call(out, is_inference).ptr() == Py_False;
-  if (!is_plain) return {};
+  if (steal(PyObject_GetAttr(out.ptr(), requires_grad.ptr())).ptr() != Py_False || call(out, is_neg).ptr() != Py_False)
+    return {};
 
   DLTensor tensor;
   if (exchange()->dltensor_from_py_object_no_sync(out.ptr(), &tensor) != 0) {
@@ -183,20 +197,21 @@ Empty plain_out(py::handle out, Sizes sizes, Dtype dtype) {
   for (std::size_t i = sizes.count; i-- > 0; stride *= sizes.begin[i])
     if (sizes.begin[i] != 1 && tensor.strides[i] != stride) return {};
 
-  const py::object storage = call(out, untyped_storage);
-  const py::object address =
-      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(storage.ptr(), data_ptr.ptr()));
-  if (!address) {
-    PyErr_Clear();  // zeros that torch makes up, without memory
-    return {};
-  }
-  const auto begin = static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(address.ptr()));
-  const auto end = begin + static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(call(storage, nbytes).ptr()));
   const auto memory = reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset;
-  if (tensor.data == nullptr || memory < begin || memory + static_cast<std::uintptr_t>(stride * bytes) > end) return {};
+  if (tensor.data == nullptr || !storage_holds(out, memory, stride, bytes)) return {};
   return {py::reinterpret_borrow<py::object>(out),
           reinterpret_cast<void*>(memory),
           {device == kDLCPU ? Device::cpu : Device::cuda, device == kDLCPU ? -1 : index}};
+}
+
+// Of memory that changes behind autograd's back. An inference tensor has no version, which is to say something about
+// it.
+bool increment_version(py::handle tensor) {
+  const py::object& increment = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch._C").attr("_increment_version"));
+  const py::object one = steal(PyTuple_Pack(1, tensor.ptr()));
+  const auto done = py::reinterpret_steal<py::object>(PyObject_CallOneArg(increment.ptr(), one.ptr()));
+  if (!done) PyErr_Clear();
+  return static_cast<bool>(done);
 }
 
 // What was resolved for a device as users pass it; null where it was not yet, or is nothing of the kind.
@@ -246,17 +261,12 @@ py::object quickly(const Config& config, PyObject* const* arguments) {
   } else {
     tensor = plain_out(out, sizes, *dtype);
     const bool is_there = of_out || (!is_cuda && tensor.place.device == Device::cpu);
-    if (!tensor.tensor || !is_there) return py::none();
+    if (!tensor.tensor || !is_there || !increment_version(out)) return py::none();
   }
   {
     std::optional<py::gil_scoped_release> release;
     if (pyramid.num_anchors > kQuickAnchors || tensor.place.device == Device::cuda) release.emplace();
     generate(pyramid, *dtype, tensor.memory, tensor.place);
-  }
-  if (!out.is_none()) {  // the memory changed behind autograd's back
-    const py::object& increment =
-        ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch.autograd.graph").attr("increment_version"));
-    steal(PyObject_CallOneArg(increment.ptr(), out.ptr()));
   }
   return std::move(tensor.tensor);
 }

@@ -4,10 +4,12 @@
 // are done once per column and once per row, into two small tables, and what is written is those two combined: one
 // pass of loads and stores at the speed of a fill, whatever the arithmetic and the output type. What limits that pass
 // is where its bytes go, so that it is kept from reading much:
-//   - a row's table stays in the first cache beside what is written; where it is too wide for that, four rows are
-//     written from one reading of it;
+//   - what a row repeats stays in registers, where the machine has enough of them;
+//   - the columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
+//     serves many rows before the next one does;
 //   - runs are long, and follow one another in memory;
-//   - anchors that no cache will hold until they are read go past the caches.
+//   - memory that the last cache cannot hold beside all else is not read before it is written: it is claimed, by zeros,
+//     which machines write without reading, or written past the caches.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -23,12 +25,13 @@ namespace {
 constexpr std::int64_t kTableBytes = 65536;  // of the columns' table and of the rows'
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
 constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should have to get going
-constexpr std::int64_t kWideBytes = 16384;   // of a columns' table, which the stores' lines push out of a first cache
 constexpr std::int64_t kRows = 64;           // computed at once
 constexpr std::int64_t kSingleRows = 1024;   // where a row has but one number
-constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
-constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
-constexpr std::int64_t kCentres = 1024;                        // computed at once
+constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;    // more than a last cache keeps beside all else
+constexpr std::int64_t kStagedBytes = 8192;                      // at a time, of what goes past the caches
+constexpr std::int64_t kClaimBytes = std::int64_t{20} << 20;     // most of a last cache
+constexpr std::int64_t kClaimedBytes = std::int64_t{256} << 10;  // at a time, to stay in a second cache until written
+constexpr std::int64_t kCentres = 1024;                          // computed at once
 static_assert(kTableBytes >= kMaxComponents * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)),
               "a cell must fit");
 
@@ -210,10 +213,16 @@ std::int64_t repeated(std::int64_t cell, std::int64_t step, const Level& level) 
   return std::min(cells, level.x.cells) * cell;
 }
 
+// What the rows' table holds of a row: a cell's numbers, repeated to the length that a pass works with or for the pass
+// to repeat; or the row's centre only, where the pass adds it to the numbers.
+struct Row {
+  enum Holds { whole, cell, centre } holds;
+  std::int64_t length;  // entries per row
+};
+
 // The three kinds of content that write_range() writes. Each has `of_x` numbers per anchor in the columns' table,
-// `of_y` in the rows' and `of_out` in the output. A row's numbers are those of its cell, repeated to a `length` that
-// the content chooses. Each prepares for a level, fills cells of either table, combines runs of anchors of `rows` rows,
-// and writes a single one. `spills`: see passes.h.
+// `of_y` in the rows' and `of_out` in the output. Each prepares for a level, fills cells of either table, combines runs
+// of anchors of `rows` rows, and writes a single one. `spills`: see passes.h.
 
 // Anchors whose components are pairs: one moves with the column and one with the row, or neither moves.
 template <typename T>
@@ -231,29 +240,27 @@ struct Paired {
 
   // The cell anchors' components along one axis.
   void halves(const Level& level, bool second, double* to) const {
-    const int components = pyramid.layout.components;
-    const double* const cell_anchors = cell_anchor_at(pyramid, level, 0) + (second ? 1 : 0);
-    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a) {
-      to[of_x * a] = cell_anchors[components * a];
-      if (of_x == 2) to[2 * a + 1] = cell_anchors[components * a + 2];
-    }
+    const double* cell_anchor = cell_anchor_at(pyramid, level, 0) + (second ? 1 : 0);
+    const double* const behind = cell_anchor + pyramid.layout.components * level.num_cell_anchors;
+    if (of_x == 1)
+      for (; cell_anchor < behind; cell_anchor += pyramid.layout.components) *to++ = *cell_anchor;
+    else
+      for (; cell_anchor < behind; cell_anchor += 2) *to++ = *cell_anchor;
   }
-  bool is_nine(const Level& level) const {
-    return sizeof(Entry) == 4 && level.num_cell_anchors * of_y == passes::kNine;
+  Row row(const Level& level) const {
+    const std::int64_t cell = level.num_cell_anchors * of_y;
+    if (sizeof(Entry) != 4 || cell == 1 || !passes::weaves_cells(cell))
+      return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
+    if (std::is_same_v<T, float> && all_move_once) return {Row::centre, sizeof(double) / sizeof(Entry)};
+    return {Row::cell, passes::kCell};
   }
-  std::int64_t row_length(const Level& level) const {
-    if (is_nine(level)) return passes::kNineRow;
-    return repeated<Entry>(level.num_cell_anchors * of_y, passes::kVector<T> / of_y, level);
-  }
-  void prepare(const Level& level, std::int64_t length) const {
+  void prepare(const Level& level, const Row& row) const {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, length);
+    if (row.holds != Row::centre) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
   }
-  // The centres of up to kCentres cells.
-  void centres(const Side& side, std::int64_t begin, std::int64_t end) const {
-    double* const to = tables.centres();
+  void centres(const Side& side, std::int64_t begin, std::int64_t end, double* to) const {
     if (pyramid.plain)
       for (std::int64_t cell = begin; cell < end; ++cell)
         to[cell - begin] = centre<true>(pyramid.arithmetic, side, cell);
@@ -268,7 +275,7 @@ struct Paired {
     const bool at_once = all_move_once && (length < 2 * count || sizeof(T) > 2);  // rounding to 16 bits is dear
     for (; begin < end; begin += kCentres) {
       const std::int64_t behind = std::min(begin + kCentres, end);
-      centres(side, begin, behind);
+      centres(side, begin, behind, tables.centres());
       if (at_once) {
         passes::sums(T{}, to, numbers, length, tables.centres(), behind - begin, second);
         to += (behind - begin) * length;
@@ -297,13 +304,23 @@ struct Paired {
   void columns(const Level& level, std::int64_t begin, std::int64_t end, Entry* to) const {
     cells(level, swapped, level.x, tables.x_numbers(), begin, end, level.num_cell_anchors * of_x, to);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, Entry* to) const {
-    cells(level, !swapped, level.y, tables.y_numbers(), begin, end, length, to);
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Entry* to) const {
+    if (row.holds == Row::centre)
+      centres(level.y, begin, end, reinterpret_cast<double*>(to));
+    else
+      cells(level, !swapped, level.y, tables.y_numbers(), begin, end, row.length, to);
   }
-  void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors,
-               std::int64_t period, std::int64_t rows, bool spills) const {
-    const bool is_wide = anchors * of_x * static_cast<std::int64_t>(sizeof(Entry)) > kWideBytes;
-    passes::weave({out, xs, ys, anchors * of_x, period, rows, swapped, is_wide, is_nine(level), spills});
+  void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors, const Row& row,
+               std::int64_t rows, bool spills) const {
+    const std::int64_t pairs = anchors * of_x;
+    if constexpr (sizeof(Entry) == 4)
+      if (row.holds != Row::whole) {
+        const double* const numbers = row.holds == Row::centre ? tables.y_numbers() : nullptr;
+        const auto* const centres = reinterpret_cast<const double*>(ys);
+        passes::weave_cells({out, xs, ys, numbers, centres, pairs, level.num_cell_anchors * of_y, rows, swapped});
+        return;
+      }
+    passes::weave({out, xs, ys, pairs, row.length, rows, swapped, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
     if (once && moving == (1 << of_out) - 1) {
@@ -335,10 +352,8 @@ struct Turned {
   const bool once = is_rounded_once<T>(pyramid);
   const Tables& tables = anchor_ext::tables();
 
-  std::int64_t row_length(const Level& level) const {
-    return repeated<Number>(level.num_cell_anchors * of_y, 1, level);
-  }
-  void prepare(const Level&, std::int64_t) const {}
+  Row row(const Level& level) const { return {Row::whole, repeated<Number>(level.num_cell_anchors * of_y, 1, level)}; }
+  void prepare(const Level&, const Row&) const {}
 
   template <bool of_row>
   void boxes(const Level& level, const Side& side, std::int64_t begin, std::int64_t end, std::int64_t length,
@@ -363,13 +378,13 @@ struct Turned {
   void columns(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
     boxes<false>(level, level.x, begin, end, level.num_cell_anchors * of_x, to);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, Number* to) const {
-    boxes<true>(level, level.y, begin, end, length, to);
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Number* to) const {
+    boxes<true>(level, level.y, begin, end, row.length, to);
   }
-  void combine(const Level&, Number* out, const Number* xs, const Number* ys, std::int64_t anchors, std::int64_t period,
+  void combine(const Level&, Number* out, const Number* xs, const Number* ys, std::int64_t anchors, const Row& row,
                std::int64_t rows, bool) const {
-    for (std::int64_t row = 0; row < rows; ++row)
-      passes::either(out + row * anchors * of_out, xs, ys + row * period, anchors * of_out, period);
+    for (std::int64_t r = 0; r < rows; ++r)
+      passes::either(out + r * anchors * of_out, xs, ys + r * row.length, anchors * of_out, row.length);
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
     for (int k = 0; k < of_out; ++k) {
@@ -392,8 +407,8 @@ struct Flags {
   const int of_out = 1, of_x = 1, of_y = 1;
   const Tables& tables = anchor_ext::tables();
 
-  std::int64_t row_length(const Level& level) const { return repeated<Number>(level.num_cell_anchors, 1, level); }
-  void prepare(const Level&, std::int64_t) const {}
+  Row row(const Level& level) const { return {Row::whole, repeated<Number>(level.num_cell_anchors, 1, level)}; }
+  void prepare(const Level&, const Row&) const {}
   void answers(const Level& level, std::uint8_t axis, std::int64_t valid, const Side& side, std::int64_t begin,
                std::int64_t end, std::int64_t length, bool* to) const {
     for (std::int64_t cell = begin; cell < end; ++cell, to += length) {
@@ -411,28 +426,37 @@ struct Flags {
     const std::int64_t valid = question.valid[&level - pyramid.levels].columns;
     answers(level, pyramid.layout.along_x, valid, level.x, begin, end, level.num_cell_anchors, to);
   }
-  void rows(const Level& level, std::int64_t begin, std::int64_t end, std::int64_t length, bool* to) const {
+  void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, bool* to) const {
     const std::int64_t valid = question.valid[&level - pyramid.levels].rows;
-    answers(level, pyramid.layout.along_y, valid, level.y, begin, end, length, to);
+    answers(level, pyramid.layout.along_y, valid, level.y, begin, end, row.length, to);
   }
-  void combine(const Level&, bool* out, const bool* xs, const bool* ys, std::int64_t anchors, std::int64_t period,
+  void combine(const Level&, bool* out, const bool* xs, const bool* ys, std::int64_t anchors, const Row& row,
                std::int64_t rows, bool) const {
-    for (std::int64_t row = 0; row < rows; ++row)
-      passes::both(out + row * anchors, xs, ys + row * period, anchors, period);
+    for (std::int64_t r = 0; r < rows; ++r)
+      passes::both(out + r * anchors, xs, ys + r * row.length, anchors, row.length);
   }
   void one(std::int64_t flat, bool* out) const { *out = flag_at(pyramid, question, flat); }
 };
+
+// Where a pyramid's anchors are written: into the caches, into lines of them that were claimed, or past them.
+enum class Way { plain, claimed, streamed };
+
+Way way_of(std::int64_t bytes) {
+  if (bytes < kClaimBytes) return Way::plain;
+  return bytes < kStreamBytes ? Way::claimed : Way::streamed;
+}
 
 // Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies, and `behind` where the
 // thread's last one ends: up to there the passes may spill, as what comes next is yet to be written.
 template <typename Content>
 void write_level(const Content& content, const Level& level, typename Content::Number* out, std::int64_t begin,
-                 std::int64_t end, const typename Content::Number* behind, bool past_caches) {
+                 std::int64_t end, const typename Content::Number* behind, Way way) {
   using Number = typename Content::Number;
   using Entry = typename Content::Entry;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
+  constexpr auto kNumberBytes = static_cast<std::int64_t>(sizeof(Number));
   auto* const xs = static_cast<Entry*>(content.tables.x());  // [columns, cell anchors, of_x]
-  auto* const ys = static_cast<Entry*>(content.tables.y());  // [rows, row_length]
+  auto* const ys = static_cast<Entry*>(content.tables.y());  // [rows, row.length]
   auto* const staged = static_cast<Number*>(content.tables.staged());
 
   // Few divisions: of a small image they would be a third of the work.
@@ -440,45 +464,56 @@ void write_level(const Content& content, const Level& level, typename Content::N
   const std::int64_t x_cell = cell * content.of_x, out_cell = cell * content.of_out;
   const std::int64_t row_bytes = columns * x_cell * kBytes;
   const std::int64_t fit = row_bytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
-  const std::int64_t row_length = content.row_length(level);
-  const std::int64_t rows = row_length == 1 ? kSingleRows : std::min(kRows, kTableBytes / (row_length * kBytes));
-  const std::int64_t stage = past_caches ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kBytes)) : 0;  // cells
+  const Row of_table = content.row(level);
+  const std::int64_t fitting =
+      of_table.length * kBytes * kRows <= kTableBytes ? kRows : kTableBytes / (of_table.length * kBytes);
+  const std::int64_t rows = of_table.length == 1 ? kSingleRows : fitting;
+  const std::int64_t stage =  // cells
+      way == Way::streamed ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kBytes)) : 0;
 
   const std::int64_t first_row = divide(begin, level.by_columns), last_row = divide(end - 1, level.by_columns);
   const std::int64_t behind_whole = (last_row + 1) * columns == end ? last_row + 1 : last_row;  // whole rows end here
   const bool one_row = first_row == last_row;
   const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
   const std::int64_t end_column = one_row ? end - first_row * columns : columns;
-  content.prepare(level, row_length);
+  content.prepare(level, of_table);
+  Number* claimed = out;  // up to here
 
   for (std::int64_t left = first_column; left < end_column; left += fit) {
     const std::int64_t right = std::min(left + fit, end_column);
     content.columns(level, left, right, xs);
     for (std::int64_t computed = first_row, row = first_row; row <= last_row;) {
-      const std::int64_t of_table = computed;
-      computed = std::min(of_table + rows, last_row + 1);
-      content.rows(level, of_table, computed, row_length, ys);
+      const std::int64_t first_of_table = computed;
+      computed = std::min(first_of_table + rows, last_row + 1);
+      content.rows(level, first_of_table, computed, of_table, ys);
       while (row < computed) {
         const std::int64_t first = std::max(left, begin - row * columns);
         const std::int64_t last = std::min(right, end - row * columns);
         const bool whole = first == 0 && last == columns;  // rows that follow one another without a gap
-        const std::int64_t together = whole && !past_caches ? std::min(computed, behind_whole) - row : 1;
-        const Entry* const of_row = ys + (row - of_table) * row_length;
+        const std::int64_t together = whole && way == Way::plain ? std::min(computed, behind_whole) - row : 1;
+        const Entry* const of_row = ys + (row - first_of_table) * of_table.length;
         Number* to = out + (row * columns + first) * out_cell;
         row += together;
         if (first >= last) continue;  // the range begins behind these columns, or ends before them
         const Entry* from = xs + (first - left) * x_cell;
         std::int64_t run = (last - first) * cell;
-        if (!past_caches) {
+        if (way != Way::streamed) {
           const bool in_order = left == first_column && right == end_column;  // all that comes after it is yet to come
-          const bool spills = in_order && behind - to >= together * run * content.of_out + passes::kSpill;
-          content.combine(level, to, from, of_row, run, row_length, together, spills);
+          const std::int64_t count = together * run * content.of_out;
+          const bool spills = in_order && behind - to >= count + passes::kSpill;
+          if (way == Way::claimed && in_order && to + count > claimed) {
+            Number* const unclaimed = std::max(to, claimed);
+            const std::int64_t some = std::max(to + count - unclaimed, kClaimedBytes / kNumberBytes);
+            claimed = unclaimed + std::min(some, out + end * out_cell - unclaimed);
+            std::memset(unclaimed, 0, static_cast<std::size_t>((claimed - unclaimed) * kNumberBytes));
+          }
+          content.combine(level, to, from, of_row, run, of_table, together, spills);
           continue;
         }
         for (; run > 0; run -= stage * cell, from += stage * x_cell, to += stage * out_cell) {
           const std::int64_t some = std::min(run, stage * cell);
-          content.combine(level, staged, from, of_row, some, row_length, 1, true);
-          passes::stream(to, staged, some * content.of_out * static_cast<std::int64_t>(sizeof(Number)));
+          content.combine(level, staged, from, of_row, some, of_table, 1, true);
+          passes::stream(to, staged, some * content.of_out * kNumberBytes);
         }
       }
     }
@@ -490,8 +525,7 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
   using Number = typename Content::Number;
   const Pyramid& pyramid = content.pyramid;
   auto* const out = static_cast<Number*>(memory);
-  const bool past_caches =
-      pyramid.num_anchors >= kStreamBytes / (content.of_out * static_cast<std::int64_t>(sizeof(Number)));
+  const Way way = way_of(pyramid.num_anchors * content.of_out * static_cast<std::int64_t>(sizeof(Number)));
   const Number* const behind = out + end * content.of_out;
   while (flat < end) {
     const Position at = locate(pyramid, flat);
@@ -500,14 +534,14 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
     const std::int64_t left = divide(end - flat, level.by_cell_anchors);
     const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, left);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, past_caches);
+      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, way);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
       content.one(flat, out + content.of_out * flat);
       ++flat;
     }
   }
-  if (past_caches) passes::streamed();
+  if (way == Way::streamed) passes::streamed();
 }
 
 // Calls `function` with a null pointer of the type.

@@ -24,9 +24,10 @@
 // Lives in libtorch_cuda, which a CPU build of torch lacks: weak, so that one binary loads with both.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                    void** ret_stream);
-// Since torch 2.14: the Python object of a tensor.
+// Since torch 2.14: the Python object of a tensor, and the other way round.
 extern "C" __attribute__((weak)) AOTITorchError torch_tensor_to_pyobject(AtenTensorHandle tensor, void* type,
                                                                          void** object);
+extern "C" __attribute__((weak)) AOTITorchError torch_tensor_from_pyobject(void* object, AtenTensorHandle* tensor);
 
 namespace anchor_ext {
 
@@ -303,6 +304,18 @@ NewTensor new_tensor(Sizes sizes, std::optional<Dtype> dtype, ToPython to_python
   } catch (const std::exception&) {
     return {};  // torch.empty says what is wrong
   }
+}
+
+std::optional<Extent> storage_extent(void* object) {
+  if (torch_tensor_from_pyobject == nullptr) return std::nullopt;
+  AtenTensorHandle handle = nullptr;
+  if (torch_tensor_from_pyobject(object, &handle) != AOTI_TORCH_SUCCESS) return std::nullopt;
+  const stable::Tensor tensor(handle);
+  Extent extent{};
+  if (aoti_torch_get_storage_size(handle, &extent.bytes) != AOTI_TORCH_SUCCESS ||
+      aoti_torch_get_storage_offset(handle, &extent.offset) != AOTI_TORCH_SUCCESS)
+    return std::nullopt;
+  return extent;
 }
 
 BuildInfo build_info() {

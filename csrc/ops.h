@@ -60,6 +60,13 @@ struct NewTensor {
 using ToPython = void* (*)(const void* tensor);
 ANCHOR_EXT_API NewTensor new_tensor(Sizes sizes, std::optional<Dtype> dtype, ToPython to_python);
 
+// How many bytes a Python tensor's storage has, and at which of its numbers the tensor begins; from torch 2.14 on. The
+// caller holds the GIL.
+struct Extent {
+  std::int64_t bytes, offset;
+};
+ANCHOR_EXT_API std::optional<Extent> storage_extent(void* object);
+
 struct BuildInfo {
   std::string torch;         // version that the library was compiled against
   std::string torch_target;  // oldest version of the stable ABI that it runs with

@@ -11,15 +11,26 @@
 namespace anchor_ext::passes {
 namespace {
 
+constexpr int kStep = 8;  // float64 in the widest vector
+
 // Rounded up to whole vectors, in a way that the compiler knows the result by, and writes no second loop for a rest.
 ANCHOR_EXT_INLINE std::uint64_t whole(std::int64_t count, std::uint64_t vector) {
   return (static_cast<std::uint64_t>(count) + vector - 1) / vector * vector;
 }
 
+// Of cells of so many vectors, which the compiler keeps in registers.
+template <int kVectors, typename T>
+ANCHOR_EXT_INLINE void sums_of_cells(Entry<T>* __restrict out, const double* __restrict numbers, std::int64_t count,
+                                     const double* __restrict centres, std::int64_t cells, bool second) {
+  for (std::int64_t cell = 0; cell < cells; ++cell, out += count) {
+    const double centre = centres[cell];
+    for (int j = 0; j < kStep * kVectors; ++j) out[j] = entry<T>(numbers[j] + centre, second);
+  }
+}
+
 template <typename T>
 ANCHOR_EXT_INLINE void sums_loop(Entry<T>* __restrict out, const double* __restrict numbers, std::int64_t count,
                                  const double* __restrict centres, std::int64_t cells, bool second) {
-  constexpr std::uint64_t kStep = 8;  // float64 in the widest vector
   if (count == 1) {
     const double number = *numbers;
     const std::uint64_t n = whole(cells, kStep);
@@ -27,6 +38,10 @@ ANCHOR_EXT_INLINE void sums_loop(Entry<T>* __restrict out, const double* __restr
     return;
   }
   const std::uint64_t n = whole(count, kStep);
+  if (n == kStep) return sums_of_cells<1, T>(out, numbers, count, centres, cells, second);
+  if (n == 2 * kStep) return sums_of_cells<2, T>(out, numbers, count, centres, cells, second);
+  if (n == 3 * kStep) return sums_of_cells<3, T>(out, numbers, count, centres, cells, second);
+  if (n == 4 * kStep) return sums_of_cells<4, T>(out, numbers, count, centres, cells, second);
   for (std::int64_t cell = 0; cell < cells; ++cell, out += count) {
     const double centre = centres[cell];
     for (std::uint64_t j = 0; j < n; ++j) out[j] = entry<T>(numbers[j] + centre, second);
@@ -57,113 +72,28 @@ ANCHOR_EXT_INLINE void weave_row(T* __restrict out, const Entry<T>* __restrict x
   }
 }
 
-// With a wide row it is the reading of xs that costs.
-template <bool swapped, typename T>
-ANCHOR_EXT_INLINE void weave_four_rows(T* __restrict out0, T* __restrict out1, T* __restrict out2, T* __restrict out3,
-                                       const Entry<T>* __restrict xs, const Entry<T>* __restrict ys0,
-                                       const Entry<T>* __restrict ys1, const Entry<T>* __restrict ys2,
-                                       const Entry<T>* __restrict ys3, std::int64_t pairs, std::int64_t period) {
-  for (; pairs > 0; pairs -= period, xs += period) {
-    const std::int64_t n = std::min(pairs, period);
-    for (std::int64_t i = 0; i < n; ++i) {
-      put<swapped>(out0, i, xs[i], ys0[i]);
-      put<swapped>(out1, i, xs[i], ys1[i]);
-      put<swapped>(out2, i, xs[i], ys2[i]);
-      put<swapped>(out3, i, xs[i], ys3[i]);
-    }
-    out0 += 2 * period;
-    out1 += 2 * period;
-    out2 += 2 * period;
-    out3 += 2 * period;
-  }
-}
-
 template <bool swapped, typename T>
 ANCHOR_EXT_INLINE void weave_one_y(T* __restrict out, const Entry<T>* __restrict xs, Entry<T> y, std::int64_t pairs) {
   for (std::int64_t i = 0; i < pairs; ++i) put<swapped>(out, i, xs[i], y);
 }
 
 template <bool swapped, typename T>
-ANCHOR_EXT_INLINE void weave_any_rows(const Weave<T>& weave) {
-  const std::int64_t pairs = weave.pairs, period = weave.period;
-  const Entry<T>* const xs = weave.xs;
-  const Entry<T>* ys = weave.ys;
-  T* out = weave.out;
-  std::int64_t rows = weave.rows;
-  for (; weave.is_wide && period > 1 && rows >= 4; rows -= 4, out += 8 * pairs, ys += 4 * period)
-    weave_four_rows<swapped>(out, out + 2 * pairs, out + 4 * pairs, out + 6 * pairs, xs, ys, ys + period,
-                             ys + 2 * period, ys + 3 * period, pairs, period);
-  for (; rows > 0; --rows, out += 2 * pairs, ys += period) {
-    if (period == 1)
-      weave_one_y<swapped>(out, xs, *ys, pairs);
-    else
-      weave_row<swapped>(out, xs, ys, pairs, period, weave.spills);
-  }
-}
-
-// Nine cell anchors, of which most pyramids are, have a period that the compiler knows. Eight times their 18 entries
-// are nine vectors, which stay in registers: but for xs nothing is read.
-constexpr int kKnownPeriod = 8 * static_cast<int>(kNine);
-
-// to[i] = ys[i % kNine] for i < kKnownPeriod: with GCC by shuffles of ys' first two vectors.
-template <typename T>
-ANCHOR_EXT_INLINE void repeat_nine(T* __restrict to, const T* __restrict ys) {
-#if defined(__clang__)
-  for (int i = 0; i < kKnownPeriod; ++i) to[i] = ys[i % kNine];
-#else
-  using FourBytes = std::uint32_t __attribute__((vector_size(64)));
-  FourBytes first, second;
-  std::memcpy(&first, ys, sizeof first);
-  std::memcpy(&second, ys + 16, sizeof second);
-#pragma GCC unroll 9
-  for (unsigned v = 0; v < kKnownPeriod / 16; ++v) {
-    FourBytes from;
-#pragma GCC unroll 16
-    for (unsigned i = 0; i < 16; ++i) from[i] = (16 * v + i) % kNine;
-    const FourBytes repeated = __builtin_shuffle(first, second, from);
-    std::memcpy(to + 16 * v, &repeated, sizeof repeated);
-  }
-#endif
-}
-
-// Whole periods. The inner loop is a vector, and must not be unrolled before it is one; the outer one must be.
-template <bool swapped, typename T>
-ANCHOR_EXT_INLINE void weave_known_periods(T* __restrict out, const Entry<T>* __restrict xs,
-                                           const Entry<T>* __restrict ys, std::int64_t periods) {
-  constexpr int kStep = kVector<T>;
-  for (; periods > 0; --periods, out += 2 * kKnownPeriod, xs += kKnownPeriod) {
-#pragma GCC unroll 9
-    for (int v = 0; v < kKnownPeriod; v += kStep)
-#pragma GCC unroll 1
-      for (int i = 0; i < kStep; ++i) put<swapped>(out + 2 * v, i, xs[v + i], ys[v + i]);
-  }
-}
-
-template <bool swapped, typename T>
-ANCHOR_EXT_INLINE void weave_nine(const Weave<T>& weave) {
-  alignas(64) Entry<T> repeated[4][kKnownPeriod + kVector<T>];
-  const std::int64_t pairs = weave.pairs, periods = pairs / kKnownPeriod, known = periods * kKnownPeriod;
-  const Entry<T>* const xs = weave.xs;
-  const Entry<T>* ys = weave.ys;
-  T* out = weave.out;
-  std::int64_t rows = weave.rows;
-  for (; weave.is_wide && rows >= 4; rows -= 4, out += 8 * pairs) {
-    for (auto& row : repeated) repeat_nine(row, ys), ys += kNineRow;
-    weave_four_rows<swapped>(out, out + 2 * pairs, out + 4 * pairs, out + 6 * pairs, xs, repeated[0], repeated[1],
-                             repeated[2], repeated[3], pairs, kKnownPeriod);
-  }
-  for (; rows > 0; --rows, out += 2 * pairs, ys += kNineRow) {
-    repeat_nine(repeated[0], ys);
-    weave_known_periods<swapped>(out, xs, repeated[0], periods);
-    weave_row<swapped>(out + 2 * known, xs + known, repeated[0], pairs - known, kKnownPeriod, weave.spills);
-  }
-}
-
-template <bool swapped, typename T>
 ANCHOR_EXT_INLINE void weave_rows(const Weave<T>& weave) {
-  if constexpr (sizeof(Entry<T>) == 4)
-    if (weave.is_nine) return weave_nine<swapped>(weave);
-  weave_any_rows<swapped>(weave);
+  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(Entry<T>));
+  const std::int64_t pairs = weave.pairs, period = weave.period;
+  const std::int64_t tile = pairs <= kTile ? pairs : kTile / period * period;
+  for (std::int64_t left = 0; left < pairs; left += tile) {
+    const std::int64_t some = std::min(tile, pairs - left);
+    const bool spills = weave.spills && some == pairs;
+    T* out = weave.out + 2 * left;
+    const Entry<T>* ys = weave.ys;
+    for (std::int64_t row = 0; row < weave.rows; ++row, out += 2 * pairs, ys += period) {
+      if (period == 1)
+        weave_one_y<swapped>(out, weave.xs + left, *ys, some);
+      else
+        weave_row<swapped>(out, weave.xs + left, ys, some, period, spills);
+    }
+  }
 }
 
 template <bool either, typename T>

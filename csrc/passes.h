@@ -54,24 +54,41 @@ void sums(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t coun
 template <typename T>
 inline constexpr std::int64_t kVector = 64 / sizeof(Entry<T>);
 
-// Nine cell anchors have 18 entries. Where an entry has four bytes, the pass itself can repeat them.
-constexpr std::int64_t kNine = 18, kNineRow = 32;
+// Of the xs that a pass goes through for row after row: no large part of a first cache, which the lines that are
+// written pass through as well.
+constexpr std::int64_t kTileBytes = 12288;
 
 // Pairs of numbers, the same xs for every row, and each row's own `period` ys again and again:
-// out[row * pairs + i] = {xs[i], ys of the row[i % period]}, or the other way round where `swapped`. `is_wide`: xs
-// is no small part of a first cache. `is_nine`: a row has kNineRow
-// entries in ys, of which the first kNine repeat; the period is not read. Spills where
+// out[row * pairs + i] = {xs[i], ys of the row[i % period]}, or the other way round where `swapped`. Spills where
 // `spills`, behind the last row.
 template <typename T>  // double, float, or std::uint16_t for either type of 16 bits
 struct Weave {
   T* out;
   const Entry<T>*xs, *ys;
   std::int64_t pairs, period, rows;
-  bool swapped, is_wide, is_nine, spills;
+  bool swapped, spills;
 };
 void weave(const Weave<double>& weave);
 void weave(const Weave<float>& weave);
 void weave(const Weave<std::uint16_t>& weave);
+
+// The same where a row's ys are those of one cell, of which a row of `cells` has kCell (the first `period` count) and
+// the pass repeats them. Or it computes them: ys[i] = numbers[i] + centre of the row, rounded once (float32 only).
+// `numbers` is null, or has kCell that can be read. Never spills; reads up to kSpill behind xs.
+constexpr std::int64_t kCell = 32;
+template <typename T>
+struct WeaveCells {
+  T* out;
+  const Entry<T>*xs, *cells;
+  const double *numbers, *centres;
+  std::int64_t pairs, period, rows;
+  bool swapped;
+};
+void weave_cells(const WeaveCells<float>& weave);
+void weave_cells(const WeaveCells<std::uint16_t>& weave);
+
+// Whether there is such a pass, for this machine and a period.
+bool weaves_cells(std::int64_t period);
 
 // out[i] = number for i < count.
 void repeat(double* out, double number, std::int64_t count);

@@ -106,7 +106,10 @@ def random_grid(rng: random.Random, most: int = 1500) -> dict[str, object]:
     return {
         "level_shapes": shapes,
         "cell_anchors": [
-            [[rng.uniform(-size, size) for _ in range(components[layout])] for _ in range(rng.randint(1, 9))]
+            [
+                [rng.uniform(-size, size) for _ in range(components[layout])]
+                for _ in range(rng.randint(1, rng.choice([9, 17])))
+            ]
             for _ in range(count)
         ],
         "strides": pairs(number) if arange or rng.random() < 0.7 else None,

@@ -1,0 +1,163 @@
+// The pass that most anchors end in, for machines with AVX-512: what a row repeats stays in registers, and but for xs
+// nothing is read.
+#include <algorithm>
+
+#include "passes.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(ANCHOR_EXT_NO_AVX512)
+#if !defined(__clang__)  // GCC 12 warns of vectors that its own header leaves undefined
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#define ANCHOR_EXT_AVX512 __attribute__((target("avx512f")))
+#define ANCHOR_EXT_AVX512_INLINE inline __attribute__((always_inline, target("avx512f")))
+
+namespace anchor_ext::passes {
+namespace {
+
+constexpr int kLanes = 16;  // entries in a vector
+constexpr int kMaxVectors = 9;
+
+// How many vectors a period and its repetitions fill to the last lane: as many as registers can hold, or 0.
+constexpr int vectors_of(std::int64_t period) {
+  const std::int64_t power = period & -period;  // of two, the largest that divides it
+  const std::int64_t vectors = period / std::min<std::int64_t>(power, kLanes);
+  if (vectors == 1 || vectors == 2) return 4;
+  if (vectors == 3) return 6;
+  return vectors == 5 || vectors == kMaxVectors ? static_cast<int>(vectors) : 0;
+}
+
+// i % period, for every period.
+struct Repetition {
+  std::uint8_t from[kCell + 1][kLanes * kMaxVectors];
+};
+constexpr Repetition repetition() {
+  Repetition result{};
+  for (int period = 1; period <= kCell; ++period)
+    for (int i = 0; i < kLanes * kMaxVectors; ++i) result.from[period][i] = static_cast<std::uint8_t>(i % period);
+  return result;
+}
+constexpr Repetition kRepetition = repetition();
+
+// Where pairs of two vectors lie: in the first of the two that are written, and in the second.
+struct Order {
+  __m512i first, second;
+};
+
+ANCHOR_EXT_AVX512_INLINE Order order_of(bool swapped) {
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i other = _mm512_set1_epi32(swapped ? kLanes : 0);
+  return {_mm512_xor_si512(first, other), _mm512_xor_si512(_mm512_add_epi32(first, _mm512_set1_epi32(8)), other)};
+}
+
+ANCHOR_EXT_AVX512_INLINE void put(float* out, const Order& order, __m512i x, __m512i y) {
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi32(x, order.first, y));
+  _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi32(x, order.second, y));
+}
+ANCHOR_EXT_AVX512_INLINE void put(std::uint16_t* out, const Order&, __m512i x, __m512i y) {
+  _mm512_storeu_si512(out, _mm512_or_si512(x, y));
+}
+
+// The first `pairs` of less than a vector.
+ANCHOR_EXT_AVX512_INLINE void put(float* out, const Order& order, __m512i x, __m512i y, std::int64_t pairs) {
+  const std::uint32_t mask = (std::uint32_t{1} << 2 * pairs) - 1;
+  _mm512_mask_storeu_epi32(out, static_cast<__mmask16>(mask), _mm512_permutex2var_epi32(x, order.first, y));
+  const __m512i second = _mm512_permutex2var_epi32(x, order.second, y);
+  _mm512_mask_storeu_epi32(out + kLanes, static_cast<__mmask16>(mask >> kLanes), second);
+}
+ANCHOR_EXT_AVX512_INLINE void put(std::uint16_t* out, const Order&, __m512i x, __m512i y, std::int64_t pairs) {
+  _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << pairs) - 1), _mm512_or_si512(x, y));
+}
+
+// numbers[i] + centre, rounded to float32.
+ANCHOR_EXT_AVX512_INLINE __m512i sums_of(const double* numbers, __m512d centre) {
+  const __m256 first = _mm512_cvtpd_ps(_mm512_add_pd(_mm512_loadu_pd(numbers), centre));
+  const __m256 second = _mm512_cvtpd_ps(_mm512_add_pd(_mm512_loadu_pd(numbers + kLanes / 2), centre));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_castps_si256(first)), _mm256_castps_si256(second), 1);
+}
+
+template <int kVectors, typename T>
+ANCHOR_EXT_AVX512 void weave_vectors(const WeaveCells<T>& weave) {
+  constexpr std::int64_t kPeriod = kLanes * kVectors;
+  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(Entry<T>)) / kPeriod * kPeriod;
+  const Order order = order_of(weave.swapped);
+  __m512i from[kVectors], ys[kVectors];
+#pragma GCC unroll 9
+  for (int v = 0; v < kVectors; ++v) {
+    const std::uint8_t* const lanes = kRepetition.from[weave.period] + kLanes * v;
+    from[v] = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
+  }
+  for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
+    const std::int64_t right = std::min(left + kTile, weave.pairs);
+    for (std::int64_t row = 0; row < weave.rows; ++row) {
+      __m512i first, second;
+      if (weave.numbers != nullptr) {
+        const __m512d centre = _mm512_set1_pd(weave.centres[row]);
+        first = sums_of(weave.numbers, centre);
+        second = sums_of(weave.numbers + kLanes, centre);
+      } else {
+        first = _mm512_loadu_si512(weave.cells + kCell * row);
+        second = _mm512_loadu_si512(weave.cells + kCell * row + kLanes);
+      }
+#pragma GCC unroll 9
+      for (int v = 0; v < kVectors; ++v) ys[v] = _mm512_permutex2var_epi32(first, from[v], second);
+
+      T* out = weave.out + 2 * (row * weave.pairs + left);
+      const Entry<T>* xs = weave.xs + left;
+      std::int64_t pairs = right - left;
+      for (; pairs >= kPeriod; pairs -= kPeriod, xs += kPeriod, out += 2 * kPeriod)
+#pragma GCC unroll 9
+        for (int v = 0; v < kVectors; ++v) put(out + 2 * kLanes * v, order, _mm512_loadu_si512(xs + kLanes * v), ys[v]);
+#pragma GCC unroll 9
+      for (int v = 0; v < kVectors; ++v) {
+        if (pairs <= 0) break;
+        const __m512i some = _mm512_loadu_si512(xs + kLanes * v);
+        if (pairs >= kLanes)
+          put(out + 2 * kLanes * v, order, some, ys[v]);
+        else
+          put(out + 2 * kLanes * v, order, some, ys[v], pairs);
+        pairs -= kLanes;
+      }
+    }
+  }
+}
+
+template <typename T>
+void weave_any_cells(const WeaveCells<T>& weave) {
+  switch (vectors_of(weave.period)) {
+    case 4:
+      return weave_vectors<4>(weave);
+    case 5:
+      return weave_vectors<5>(weave);
+    case 6:
+      return weave_vectors<6>(weave);
+    default:
+      return weave_vectors<9>(weave);
+  }
+}
+
+}  // namespace
+
+bool weaves_cells(std::int64_t period) {
+  static const bool has_avx512 = __builtin_cpu_supports("avx512f") != 0;
+  return has_avx512 && period <= kCell && vectors_of(period) != 0;
+}
+
+void weave_cells(const WeaveCells<float>& weave) { weave_any_cells(weave); }
+void weave_cells(const WeaveCells<std::uint16_t>& weave) { weave_any_cells(weave); }
+
+}  // namespace anchor_ext::passes
+
+#else
+
+namespace anchor_ext::passes {
+
+bool weaves_cells(std::int64_t) { return false; }
+void weave_cells(const WeaveCells<float>&) {}
+void weave_cells(const WeaveCells<std::uint16_t>&) {}
+
+}  // namespace anchor_ext::passes
+
+#endif
