@@ -11,26 +11,26 @@
 namespace anchor_ext::passes {
 namespace {
 
-constexpr int kStep = 8;  // float64 in the widest vector
-
 // Rounded up to whole vectors, in a way that the compiler knows the result by, and writes no second loop for a rest.
 ANCHOR_EXT_INLINE std::uint64_t whole(std::int64_t count, std::uint64_t vector) {
   return (static_cast<std::uint64_t>(count) + vector - 1) / vector * vector;
 }
 
-// Of cells of so many vectors, which the compiler keeps in registers.
-template <int kVectors, typename T>
+// Of cells whose length the compiler knows, and keeps the numbers in registers.
+template <int kCount, typename T>
 ANCHOR_EXT_INLINE void sums_of_cells(Entry<T>* __restrict out, const double* __restrict numbers, std::int64_t count,
                                      const double* __restrict centres, std::int64_t cells, bool second) {
   for (std::int64_t cell = 0; cell < cells; ++cell, out += count) {
     const double centre = centres[cell];
-    for (int j = 0; j < kStep * kVectors; ++j) out[j] = entry<T>(numbers[j] + centre, second);
+    for (int j = 0; j < kCount; ++j) out[j] = entry<T>(numbers[j] + centre, second);
   }
 }
 
 template <typename T>
 ANCHOR_EXT_INLINE void sums_loop(Entry<T>* __restrict out, const double* __restrict numbers, std::int64_t count,
                                  const double* __restrict centres, std::int64_t cells, bool second) {
+  // Float64 in the widest vector, or in two: of one, rounded to 16 bits, GCC makes halves.
+  constexpr int kStep = sizeof(T) == 2 ? 16 : 8;
   if (count == 1) {
     const double number = *numbers;
     const std::uint64_t n = whole(cells, kStep);
@@ -38,10 +38,10 @@ ANCHOR_EXT_INLINE void sums_loop(Entry<T>* __restrict out, const double* __restr
     return;
   }
   const std::uint64_t n = whole(count, kStep);
-  if (n == kStep) return sums_of_cells<1, T>(out, numbers, count, centres, cells, second);
-  if (n == 2 * kStep) return sums_of_cells<2, T>(out, numbers, count, centres, cells, second);
-  if (n == 3 * kStep) return sums_of_cells<3, T>(out, numbers, count, centres, cells, second);
-  if (n == 4 * kStep) return sums_of_cells<4, T>(out, numbers, count, centres, cells, second);
+  if (n == 8) return sums_of_cells<8, T>(out, numbers, count, centres, cells, second);
+  if (n == 16) return sums_of_cells<16, T>(out, numbers, count, centres, cells, second);
+  if (n == 24) return sums_of_cells<24, T>(out, numbers, count, centres, cells, second);
+  if (n == 32) return sums_of_cells<32, T>(out, numbers, count, centres, cells, second);
   for (std::int64_t cell = 0; cell < cells; ++cell, out += count) {
     const double centre = centres[cell];
     for (std::uint64_t j = 0; j < n; ++j) out[j] = entry<T>(numbers[j] + centre, second);
