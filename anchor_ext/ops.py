@@ -357,10 +357,11 @@ def _generate_out(
 
 def _memory(name: str, tensor: torch.Tensor) -> int:
     memory, storage = tensor.data_ptr(), tensor.untyped_storage()
-    end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
-    if memory == 0 or storage.nbytes() < end or tensor.is_neg():
+    begin = tensor.storage_offset() * tensor.element_size()
+    end = begin + tensor.numel() * tensor.element_size()
+    if memory in (0, begin) or storage.nbytes() < end or tensor.is_neg():
         raise ValueError(
-            f"{name} has a storage of {storage.nbytes()} bytes at address {memory}"
+            f"{name} has a storage of {storage.nbytes()} bytes at address {max(memory - begin, 0)}"
             f"{', to be read negated' if tensor.is_neg() else ''}; expected a tensor with {end} bytes of its own"
         )
     return memory

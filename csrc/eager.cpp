@@ -152,17 +152,19 @@ py::object call(py::handle object, const py::object& method) {
   return steal(PyObject_CallMethodNoArgs(object.ptr(), method.ptr()));
 }
 
-// Whether a tensor's numbers, from this address on, are all in its storage, which may have been resized.
+// Whether a tensor's numbers, from this address on, are all in its storage, which may have been resized, or be one of
+// the zeros that torch makes up and that lie nowhere.
 bool storage_holds(py::handle tensor, std::uintptr_t memory, std::int64_t count, int bytes) {
   if (const std::optional<Extent> extent = storage_extent(tensor.ptr()))
-    return (extent->offset + count) * bytes <= extent->bytes;
+    return memory != static_cast<std::uintptr_t>(extent->offset * bytes) &&
+           (extent->offset + count) * bytes <= extent->bytes;
   const py::object& untyped_storage = ANCHOR_EXT_PYTHON_ONCE(py::str("untyped_storage"));
   const py::object& nbytes = ANCHOR_EXT_PYTHON_ONCE(py::str("nbytes"));
   const py::object& data_ptr = ANCHOR_EXT_PYTHON_ONCE(py::str("data_ptr"));
   const py::object storage = call(tensor, untyped_storage);
   const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(storage.ptr(), data_ptr.ptr()));
   if (!address) {
-    PyErr_Clear();  // zeros that torch makes up, without memory
+    PyErr_Clear();  // it lies nowhere
     return false;
   }
   const auto begin = static_cast<std::uintptr_t>(PyLong_AsUnsignedLongLong(address.ptr()));
@@ -204,14 +206,11 @@ Empty plain_out(py::handle out, Sizes sizes, Dtype dtype) {
           {device == kDLCPU ? Device::cpu : Device::cuda, device == kDLCPU ? -1 : index}};
 }
 
-// Of memory that changes behind autograd's back. An inference tensor has no version, which is to say something about
-// it.
-bool increment_version(py::handle tensor) {
+// Of memory that changes behind autograd's back. (An inference tensor has no version: torch leaves it alone.)
+void increment_version(py::handle tensor) {
   const py::object& increment = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch._C").attr("_increment_version"));
   const py::object one = steal(PyTuple_Pack(1, tensor.ptr()));
-  const auto done = py::reinterpret_steal<py::object>(PyObject_CallOneArg(increment.ptr(), one.ptr()));
-  if (!done) PyErr_Clear();
-  return static_cast<bool>(done);
+  steal(PyObject_CallOneArg(increment.ptr(), one.ptr()));
 }
 
 // What was resolved for a device as users pass it; null where it was not yet, or is nothing of the kind.
@@ -261,13 +260,14 @@ py::object quickly(const Config& config, PyObject* const* arguments) {
   } else {
     tensor = plain_out(out, sizes, *dtype);
     const bool is_there = of_out || (!is_cuda && tensor.place.device == Device::cpu);
-    if (!tensor.tensor || !is_there || !increment_version(out)) return py::none();
+    if (!tensor.tensor || !is_there) return py::none();
   }
   {
     std::optional<py::gil_scoped_release> release;
     if (pyramid.num_anchors > kQuickAnchors || tensor.place.device == Device::cuda) release.emplace();
     generate(pyramid, *dtype, tensor.memory, tensor.place);
   }
+  if (!out.is_none()) increment_version(out);
   return std::move(tensor.tensor);
 }
 

@@ -32,6 +32,9 @@ constexpr std::int64_t kStagedBytes = 8192;                      // at a time, o
 constexpr std::int64_t kClaimBytes = std::int64_t{20} << 20;     // most of a last cache
 constexpr std::int64_t kClaimedBytes = std::int64_t{256} << 10;  // at a time, to stay in a second cache until written
 constexpr std::int64_t kCentres = 1024;                          // computed at once
+static_assert(passes::kTileBytes >= 2 * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)) &&
+                  passes::kTileBytes >= 17 * kPassBytes,
+              "a row's ys must fit: see repeated()");
 static_assert(kTableBytes >= kMaxComponents * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)),
               "a cell must fit");
 
@@ -251,14 +254,15 @@ struct Paired {
     const std::int64_t cell = level.num_cell_anchors * of_y;
     if (sizeof(Entry) != 4 || cell == 1 || !passes::weaves_cells(cell))
       return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
-    if (std::is_same_v<T, float> && all_move_once) return {Row::centre, sizeof(double) / sizeof(Entry)};
+    if (std::is_same_v<T, float> && all_move_once)
+      return {Row::centre, sizeof(double) / sizeof(Entry)};  // a double in the place of entries
     return {Row::cell, passes::kCell};
   }
   void prepare(const Level& level, const Row& row) const {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    if (row.holds != Row::centre) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
+    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.holds == Row::centre ? passes::kCell : row.length);
   }
   void centres(const Side& side, std::int64_t begin, std::int64_t end, double* to) const {
     if (pyramid.plain)
@@ -315,9 +319,11 @@ struct Paired {
     const std::int64_t pairs = anchors * of_x;
     if constexpr (sizeof(Entry) == 4)
       if (row.holds != Row::whole) {
-        const double* const numbers = row.holds == Row::centre ? tables.y_numbers() : nullptr;
-        const auto* const centres = reinterpret_cast<const double*>(ys);
-        passes::weave_cells({out, xs, ys, numbers, centres, pairs, level.num_cell_anchors * of_y, rows, swapped});
+        const bool of_centres = row.holds == Row::centre;
+        const double* const numbers = of_centres ? tables.y_numbers() : nullptr;
+        const auto* const centres = of_centres ? reinterpret_cast<const double*>(ys) : nullptr;
+        passes::weave_cells({out, xs, of_centres ? nullptr : ys, numbers, centres, pairs, level.num_cell_anchors * of_y,
+                             rows, swapped});
         return;
       }
     passes::weave({out, xs, ys, pairs, row.length, rows, swapped, spills});
@@ -476,6 +482,11 @@ void write_level(const Content& content, const Level& level, typename Content::N
   const bool one_row = first_row == last_row;
   const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
   const std::int64_t end_column = one_row ? end - first_row * columns : columns;
+  std::int64_t at_once = way == Way::streamed ? 1 : rows;
+  if (way == Way::claimed)  // of wide rows one by one: what is claimed is near, so that their tables need not be
+    at_once = row_bytes > passes::kTileBytes
+                  ? 1
+                  : std::max<std::int64_t>(1, kClaimedBytes / (columns * out_cell * kNumberBytes));
   content.prepare(level, of_table);
   Number* claimed = out;  // up to here
 
@@ -490,7 +501,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
         const std::int64_t first = std::max(left, begin - row * columns);
         const std::int64_t last = std::min(right, end - row * columns);
         const bool whole = first == 0 && last == columns;  // rows that follow one another without a gap
-        const std::int64_t together = whole && way == Way::plain ? std::min(computed, behind_whole) - row : 1;
+        const std::int64_t together = whole ? std::min(std::min(computed, behind_whole) - row, at_once) : 1;
         const Entry* const of_row = ys + (row - first_of_table) * of_table.length;
         Number* to = out + (row * columns + first) * out_cell;
         row += together;

@@ -1,5 +1,5 @@
 // The loops that all of the CPU's work ends in, over plain arrays. The compiler makes vectors of them, for the machine
-// that it compiles for and for newer ones, chosen at load time.
+// that it compiles for and for newer ones, chosen at load time. One is written by hand: weave_cells().
 //
 // Where a pass is said to spill, it works in whole vectors: it may read and write up to kSpill numbers behind what was
 // asked for.
@@ -73,8 +73,8 @@ void weave(const Weave<float>& weave);
 void weave(const Weave<std::uint16_t>& weave);
 
 // The same where a row's ys are those of one cell, of which a row of `cells` has kCell (the first `period` count) and
-// the pass repeats them. Or it computes them: ys[i] = numbers[i] + centre of the row, rounded once (float32 only).
-// `numbers` is null, or has kCell that can be read. Never spills; reads up to kSpill behind xs.
+// the pass repeats them. Or it computes them: ys[i] = numbers[i] + centre of the row, rounded once (float32 only), of
+// kCell numbers. What is not meant is null. Never spills; reads up to kSpill behind xs.
 constexpr std::int64_t kCell = 32;
 template <typename T>
 struct WeaveCells {
@@ -87,7 +87,7 @@ struct WeaveCells {
 void weave_cells(const WeaveCells<float>& weave);
 void weave_cells(const WeaveCells<std::uint16_t>& weave);
 
-// Whether there is such a pass, for this machine and a period.
+// Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell.
 bool weaves_cells(std::int64_t period);
 
 // out[i] = number for i < count.

@@ -20,7 +20,8 @@ namespace {
 constexpr int kLanes = 16;  // entries in a vector
 constexpr int kMaxVectors = 9;
 
-// How many vectors a period and its repetitions fill to the last lane: as many as registers can hold, or 0.
+// How many vectors a period and its repetitions fill to the last lane, and of the few some more for a longer loop. 0
+// for periods that would take more registers than there are, or seven vectors: those are rare.
 constexpr int vectors_of(std::int64_t period) {
   const std::int64_t power = period & -period;  // of two, the largest that divides it
   const std::int64_t vectors = period / std::min<std::int64_t>(power, kLanes);
@@ -79,7 +80,7 @@ ANCHOR_EXT_AVX512_INLINE __m512i sums_of(const double* numbers, __m512d centre) 
 }
 
 template <int kVectors, typename T>
-ANCHOR_EXT_AVX512 void weave_vectors(const WeaveCells<T>& weave) {
+ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_vectors(const WeaveCells<T>& weave) {
   constexpr std::int64_t kPeriod = kLanes * kVectors;
   constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(Entry<T>)) / kPeriod * kPeriod;
   const Order order = order_of(weave.swapped);
@@ -133,8 +134,8 @@ void weave_any_cells(const WeaveCells<T>& weave) {
       return weave_vectors<5>(weave);
     case 6:
       return weave_vectors<6>(weave);
-    default:
-      return weave_vectors<9>(weave);
+    case kMaxVectors:
+      return weave_vectors<kMaxVectors>(weave);
   }
 }
 

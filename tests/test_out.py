@@ -50,7 +50,10 @@ def test_out_in_inference_mode():
     with torch.inference_mode():
         out = torch.zeros(1, N, 4)
         anchor_ext.generate(SHAPE, out=out)
-    assert torch.equal(out, reference.rounded(reference.anchors(SHAPE), torch.float32)[None])
+        other = torch.zeros(1, N, 4)
+    expected = reference.rounded(reference.anchors(SHAPE), torch.float32)[None]
+    assert torch.equal(out, expected)
+    assert torch.equal(anchor_ext.generate(SHAPE, out=other), expected)
 
 
 def test_autograd_sees_the_write():
@@ -82,6 +85,7 @@ BAD = {
     "requires grad": (lambda: torch.zeros(1, N, 4, requires_grad=True), ValueError, "out requires grad"),
     "a negated view": (lambda: torch._neg_view(torch.zeros(1, N, 4)), ValueError, "negated"),
     "a tensor of zeros without memory": (lambda: torch._efficientzerotensor((1, N, 4)), ValueError, "at address 0"),
+    "a part of them": (lambda: torch._efficientzerotensor((2, N, 4))[1:], ValueError, "at address 0"),
     "nested": (lambda: torch.nested.nested_tensor([torch.zeros(N, 4)]), ValueError, "shape nested"),
     "a parameter of three": (lambda: nn.Parameter(torch.zeros(3, N, 4), False), ValueError, r"shape \(3, .*expected"),
     "an emptied storage": (_emptied, ValueError, "out has a storage of 16 bytes"),
