@@ -1,5 +1,6 @@
 // The loops that all of the CPU's work ends in, over plain arrays. The compiler makes vectors of them, for the machine
-// that it compiles for and for newer ones, chosen at load time. One is written by hand: weave_cells().
+// that it compiles for and for newer ones, chosen at load time. Two are written by hand, for AVX-512: weave_cells() and
+// sums_avx512().
 //
 // Where a pass is said to spill, it works in whole vectors: it may read and write up to kSpill numbers behind what was
 // asked for.
@@ -49,6 +50,13 @@ void sums(Float16, std::uint32_t* out, const double* numbers, std::int64_t count
           std::int64_t cells, bool second);
 void sums(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
           std::int64_t cells, bool second);
+
+// The same by hand, for machines with AVX-512; sums() goes there.
+bool has_avx512();
+void sums_avx512(Float16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells, bool second);
+void sums_avx512(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells, bool second);
 
 // Entries in the widest vector.
 template <typename T>

@@ -1,5 +1,5 @@
-// The pass that most anchors end in, for machines with AVX-512: what a row repeats stays in registers, and but for xs
-// nothing is read.
+// For machines with AVX-512: the pass that most anchors end in, where what a row repeats stays in registers and but for
+// xs nothing is read; and sums rounded to 16 bits.
 #include <algorithm>
 
 #include "passes.h"
@@ -72,6 +72,55 @@ ANCHOR_EXT_AVX512_INLINE void put(std::uint16_t* out, const Order&, __m512i x, _
   _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << pairs) - 1), _mm512_or_si512(x, y));
 }
 
+// float64 -> float32, cut, with a last bit that is set where anything was: what rounds it to two bits less or fewer is
+// then right for the float64, too. (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved
+// algorithms using rounding to odd", IEEE Transactions on Computers 57(4), 2008.)
+ANCHOR_EXT_AVX512_INLINE __m512i round_to_odd(__m512d first, __m512d second) {
+  constexpr int kCut = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+  const __m256 cut[] = {_mm512_cvt_roundpd_ps(first, kCut), _mm512_cvt_roundpd_ps(second, kCut)};
+  const __mmask8 inexact[] = {_mm512_cmp_pd_mask(_mm512_cvtps_pd(cut[0]), first, _CMP_NEQ_OQ),
+                              _mm512_cmp_pd_mask(_mm512_cvtps_pd(cut[1]), second, _CMP_NEQ_OQ)};
+  const __m512i all =
+      _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_castps_si256(cut[0])), _mm256_castps_si256(cut[1]), 1);
+  return _mm512_mask_or_epi32(all, _mm512_kunpackb(inexact[1], inexact[0]), all, _mm512_set1_epi32(1));
+}
+
+// float64 -> entries of 16 bits, to nearest even. Of numbers: sums of finite ones are no others.
+ANCHOR_EXT_AVX512_INLINE __m512i entries(BFloat16, __m512d first, __m512d second, bool high) {
+  const __m512i odd = round_to_odd(first, second);
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(odd, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+  return high ? _mm512_and_si512(rounded, _mm512_set1_epi32(-0x10000)) : _mm512_srli_epi32(rounded, 16);
+}
+ANCHOR_EXT_AVX512_INLINE __m512i entries(Float16, __m512d first, __m512d second, bool high) {
+  const __m512 odd = _mm512_castsi512_ps(round_to_odd(first, second));
+  const __m512i rounded = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(odd, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return high ? _mm512_slli_epi32(rounded, 16) : rounded;
+}
+
+template <typename T>
+ANCHOR_EXT_AVX512 void sums_of_16_bits(std::uint32_t* out, const double* numbers, std::int64_t count,
+                                       const double* centres, std::int64_t cells, bool high) {
+  constexpr int kHalf = kLanes / 2;
+  if (count == 1) {
+    const __m512d number = _mm512_set1_pd(*numbers);
+    for (std::int64_t i = 0; i < cells; i += kLanes) {
+      const __m512d first = _mm512_add_pd(number, _mm512_loadu_pd(centres + i));
+      const __m512d second = _mm512_add_pd(number, _mm512_loadu_pd(centres + i + kHalf));
+      _mm512_storeu_si512(out + i, entries(T{}, first, second, high));
+    }
+    return;
+  }
+  for (std::int64_t cell = 0; cell < cells; ++cell, out += count) {
+    const __m512d centre = _mm512_set1_pd(centres[cell]);
+    for (std::int64_t j = 0; j < count; j += kLanes) {
+      const __m512d first = _mm512_add_pd(_mm512_loadu_pd(numbers + j), centre);
+      const __m512d second = _mm512_add_pd(_mm512_loadu_pd(numbers + j + kHalf), centre);
+      _mm512_storeu_si512(out + j, entries(T{}, first, second, high));
+    }
+  }
+}
+
 // numbers[i] + centre, rounded to float32.
 ANCHOR_EXT_AVX512_INLINE __m512i sums_of(const double* numbers, __m512d centre) {
   const __m256 first = _mm512_cvtpd_ps(_mm512_add_pd(_mm512_loadu_pd(numbers), centre));
@@ -141,10 +190,21 @@ void weave_any_cells(const WeaveCells<T>& weave) {
 
 }  // namespace
 
-bool weaves_cells(std::int64_t period) {
-  static const bool has_avx512 = __builtin_cpu_supports("avx512f") != 0;
-  return has_avx512 && period <= kCell && vectors_of(period) != 0;
+bool has_avx512() {
+  static const bool has = __builtin_cpu_supports("avx512f") != 0;
+  return has;
 }
+
+void sums_avx512(Float16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells, bool second) {
+  sums_of_16_bits<Float16>(out, numbers, count, centres, cells, second);
+}
+void sums_avx512(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells, bool second) {
+  sums_of_16_bits<BFloat16>(out, numbers, count, centres, cells, second);
+}
+
+bool weaves_cells(std::int64_t period) { return has_avx512() && period <= kCell && vectors_of(period) != 0; }
 
 void weave_cells(const WeaveCells<float>& weave) { weave_any_cells(weave); }
 void weave_cells(const WeaveCells<std::uint16_t>& weave) { weave_any_cells(weave); }
@@ -155,6 +215,9 @@ void weave_cells(const WeaveCells<std::uint16_t>& weave) { weave_any_cells(weave
 
 namespace anchor_ext::passes {
 
+bool has_avx512() { return false; }
+void sums_avx512(Float16, std::uint32_t*, const double*, std::int64_t, const double*, std::int64_t, bool) {}
+void sums_avx512(BFloat16, std::uint32_t*, const double*, std::int64_t, const double*, std::int64_t, bool) {}
 bool weaves_cells(std::int64_t) { return false; }
 void weave_cells(const WeaveCells<float>&) {}
 void weave_cells(const WeaveCells<std::uint16_t>&) {}
