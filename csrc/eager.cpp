@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -224,11 +225,26 @@ PyObject* find_device(py::handle resolved, py::handle device) {
 
 constexpr std::int64_t kQuickAnchors = 16384;  // that a thread makes in the time that others take to get the GIL: 3 us
 
-// A configuration, and what keeps it alive.
+// A configuration, what keeps it alive, and the pyramid over the last image: most calls are for the same shape as the
+// one before, and a second thread then finds the pyramid in its own caches.
 struct Quick {
   py::object owner;
   const Config* config;
+  ImageShape image_shape;
+  std::shared_ptr<const Pyramid> pyramid;  // shared, as another Python thread may replace it while this one writes
 };
+
+std::shared_ptr<const Pyramid> over(Quick& quick, PyObject* level_shapes, PyObject* image_shape, PyObject* clip) {
+  std::int64_t sides[2];
+  if (level_shapes != Py_None || clip != Py_None || !read_shape(image_shape, sides))
+    return std::shared_ptr<const Pyramid>(new Pyramid(over(*quick.config, level_shapes, image_shape, clip)));
+  if (!quick.pyramid || quick.image_shape.height != sides[0] || quick.image_shape.width != sides[1]) {
+    const ImageShape shape{sides[0], sides[1]};
+    quick.pyramid.reset(new Pyramid(quick.config->over({{}, shape, {}})));
+    quick.image_shape = shape;
+  }
+  return quick.pyramid;
+}
 
 // The call behind generate(), in one piece, where there is nothing to say about its arguments: (level_shapes,
 // image_shape, clip, batched, dtype, device, resolved, out), of which `resolved` is a dict from what users pass for a
@@ -240,7 +256,7 @@ struct Quick {
 //   1.8   this (0.5 less with torch 2.14's new_tensor)
 //   3.0   the same by way of pybind11 and of checks in Python
 //  14.5   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
-py::object quickly(const Config& config, PyObject* const* arguments) {
+py::object quickly(Quick& quick, PyObject* const* arguments) {
   const py::handle torch_dtype = arguments[4], torch_device = arguments[5], resolved = arguments[6], out = arguments[7];
   const std::optional<Dtype> dtype = to_dtype(torch_dtype);
   const bool of_out = !out.is_none() && torch_device.is_none();  // whatever device that is on
@@ -248,9 +264,10 @@ py::object quickly(const Config& config, PyObject* const* arguments) {
       of_out ? Py_None : find_device(resolved, torch_device));  // outlives the dict's
   if (!dtype || !found || !is_plain()) return py::none();
   const bool is_cuda = !of_out && PyTuple_GET_ITEM(found.ptr(), 1) == Py_True;
-  const Pyramid pyramid = over(config, arguments[0], arguments[1], arguments[2]);
+  const std::shared_ptr<const Pyramid> kept = over(quick, arguments[0], arguments[1], arguments[2]);
+  const Pyramid& pyramid = *kept;
   const bool batched = arguments[3] == Py_True;
-  const std::int64_t all[] = {1, pyramid.num_anchors, config.num_components()};
+  const std::int64_t all[] = {1, pyramid.num_anchors, quick.config->num_components()};
   const Sizes sizes(batched ? all : all + 1, all + 3);
 
   Empty tensor;
@@ -275,8 +292,7 @@ py::object quickly(const Config& config, PyObject* const* arguments) {
 PyObject* call_quickly(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   try {
     if (count != 8) throw std::invalid_argument("expected eight arguments");
-    const auto* const quick = static_cast<const Quick*>(PyCapsule_GetPointer(self, nullptr));
-    return quickly(*quick->config, arguments).release().ptr();
+    return quickly(*static_cast<Quick*>(PyCapsule_GetPointer(self, nullptr)), arguments).release().ptr();
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const std::invalid_argument& error) {
@@ -295,7 +311,7 @@ py::object quick_generate(py::object config) {
   static PyMethodDef method{"quick_generate",
                             reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_quickly)), METH_FASTCALL,
                             nullptr};
-  auto* const quick = new Quick{config, config.cast<const Config*>()};
+  auto* const quick = new Quick{config, config.cast<const Config*>(), {}, nullptr};
   const py::capsule self(quick, [](void* pointer) { delete static_cast<Quick*>(pointer); });
   return steal(PyCFunction_New(&method, self.ptr()));
 }

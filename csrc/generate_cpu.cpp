@@ -5,11 +5,11 @@
 // pass of loads and stores at the speed of a fill, whatever the arithmetic and the output type. What limits that pass
 // is where its bytes go, so that it is kept from reading much:
 //   - what a row repeats stays in registers, where the machine has enough of them;
-//   - the columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
-//     serves many rows before the next one does;
+//   - where a number is but a sum, rounded, the tables hold the centres, and the pass adds and rounds;
+//   - else the columns' table stays in the first cache beside what is written: where it is too wide for that, a part
+//     of it serves many rows before the next one does;
 //   - runs are long, and follow one another in memory;
-//   - memory that the last cache cannot hold beside all else is not read before it is written: it is claimed, by zeros,
-//     which machines write without reading, or written past the caches.
+//   - what the last cache cannot hold is written past the caches.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -27,11 +27,9 @@ constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two
 constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should have to get going
 constexpr std::int64_t kRows = 64;           // computed at once
 constexpr std::int64_t kSingleRows = 1024;   // where a row has but one number
-constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;    // more than a last cache keeps beside all else
-constexpr std::int64_t kStagedBytes = 8192;                      // at a time, of what goes past the caches
-constexpr std::int64_t kClaimBytes = std::int64_t{20} << 20;     // most of a last cache
-constexpr std::int64_t kClaimedBytes = std::int64_t{256} << 10;  // at a time, to stay in a second cache until written
-constexpr std::int64_t kCentres = 1024;                          // computed at once
+constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
+constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
+constexpr std::int64_t kCentres = 1024;                        // computed at once
 static_assert(passes::kTileBytes >= 2 * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)) &&
                   passes::kTileBytes >= 17 * kPassBytes,
               "a row's ys must fit: see repeated()");
@@ -217,15 +215,15 @@ std::int64_t repeated(std::int64_t cell, std::int64_t step, const Level& level) 
 }
 
 // What the rows' table holds of a row: a cell's numbers, repeated to the length that a pass works with or for the pass
-// to repeat; or the row's centre only, where the pass adds it to the numbers.
+// to repeat; or the centre only, and the columns' table as well, where the pass adds the numbers to both.
 struct Row {
   enum Holds { whole, cell, centre } holds;
   std::int64_t length;  // entries per row
 };
 
-// The three kinds of content that write_range() writes. Each has `of_x` numbers per anchor in the columns' table,
-// `of_y` in the rows' and `of_out` in the output. Each prepares for a level, fills cells of either table, combines runs
-// of anchors of `rows` rows, and writes a single one. `spills`: see passes.h.
+// The three kinds of content that write_range() writes. Each has `of_x` numbers per anchor of a column, `of_y` of a row
+// and `of_out` in the output. Each says what its tables hold, prepares for a level, fills cells of either table,
+// combines runs of anchors of `rows` rows, and writes a single one. `spills`: see passes.h.
 
 // Anchors whose components are pairs: one moves with the column and one with the row, or neither moves.
 template <typename T>
@@ -240,6 +238,7 @@ struct Paired {
   const bool once = is_rounded_once<T>(pyramid);
   const bool all_move_once = once && moving == (1 << of_out) - 1;
   const Tables& tables = anchor_ext::tables();
+  static constexpr std::int64_t kCentre = std::max(sizeof(double) / sizeof(Entry), std::size_t{1});  // entries' place
 
   // The cell anchors' components along one axis.
   void halves(const Level& level, bool second, double* to) const {
@@ -252,17 +251,19 @@ struct Paired {
   }
   Row row(const Level& level) const {
     const std::int64_t cell = level.num_cell_anchors * of_y;
-    if (sizeof(Entry) != 4 || cell == 1 || !passes::weaves_cells(cell))
-      return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
-    if (std::is_same_v<T, float> && all_move_once)
-      return {Row::centre, sizeof(double) / sizeof(Entry)};  // a double in the place of entries
-    return {Row::cell, passes::kCell};
+    if (std::is_same_v<T, float> && all_move_once && passes::weaves_sums(cell)) return {Row::centre, kCentre};
+    if (sizeof(Entry) == 4 && cell > 1 && passes::weaves_cells(cell)) return {Row::cell, passes::kCell};
+    return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
+  }
+  // Entries per column.
+  std::int64_t column(const Level& level, const Row& row) const {
+    return row.holds == Row::centre ? kCentre : level.num_cell_anchors * of_x;
   }
   void prepare(const Level& level, const Row& row) const {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.holds == Row::centre ? passes::kCell : row.length);
+    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
   }
   void centres(const Side& side, std::int64_t begin, std::int64_t end, double* to) const {
     if (pyramid.plain)
@@ -305,8 +306,11 @@ struct Paired {
         *to++ = passes::entry<T>(value, second);
       }
   }
-  void columns(const Level& level, std::int64_t begin, std::int64_t end, Entry* to) const {
-    cells(level, swapped, level.x, tables.x_numbers(), begin, end, level.num_cell_anchors * of_x, to);
+  void columns(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Entry* to) const {
+    if (row.holds == Row::centre)
+      centres(level.x, begin, end, reinterpret_cast<double*>(to));
+    else
+      cells(level, swapped, level.x, tables.x_numbers(), begin, end, level.num_cell_anchors * of_x, to);
   }
   void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Entry* to) const {
     if (row.holds == Row::centre)
@@ -317,15 +321,13 @@ struct Paired {
   void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors, const Row& row,
                std::int64_t rows, bool spills) const {
     const std::int64_t pairs = anchors * of_x;
+    const std::int64_t period = level.num_cell_anchors * of_y;
+    if constexpr (std::is_same_v<T, float>)
+      if (row.holds == Row::centre)
+        return passes::weave_sums({out, tables.x_numbers(), tables.y_numbers(), reinterpret_cast<const double*>(xs),
+                                   reinterpret_cast<const double*>(ys), pairs, period, rows, swapped});
     if constexpr (sizeof(Entry) == 4)
-      if (row.holds != Row::whole) {
-        const bool of_centres = row.holds == Row::centre;
-        const double* const numbers = of_centres ? tables.y_numbers() : nullptr;
-        const auto* const centres = of_centres ? reinterpret_cast<const double*>(ys) : nullptr;
-        passes::weave_cells({out, xs, of_centres ? nullptr : ys, numbers, centres, pairs, level.num_cell_anchors * of_y,
-                             rows, swapped});
-        return;
-      }
+      if (row.holds == Row::cell) return passes::weave_cells({out, xs, ys, pairs, period, rows, swapped});
     passes::weave({out, xs, ys, pairs, row.length, rows, swapped, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
@@ -381,7 +383,8 @@ struct Turned {
       to += length;
     }
   }
-  void columns(const Level& level, std::int64_t begin, std::int64_t end, Number* to) const {
+  std::int64_t column(const Level& level, const Row&) const { return level.num_cell_anchors * of_x; }
+  void columns(const Level& level, std::int64_t begin, std::int64_t end, const Row&, Number* to) const {
     boxes<false>(level, level.x, begin, end, level.num_cell_anchors * of_x, to);
   }
   void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Number* to) const {
@@ -428,7 +431,8 @@ struct Flags {
       replicate(to, level.num_cell_anchors, length);
     }
   }
-  void columns(const Level& level, std::int64_t begin, std::int64_t end, bool* to) const {
+  std::int64_t column(const Level& level, const Row&) const { return level.num_cell_anchors * of_x; }
+  void columns(const Level& level, std::int64_t begin, std::int64_t end, const Row&, bool* to) const {
     const std::int64_t valid = question.valid[&level - pyramid.levels].columns;
     answers(level, pyramid.layout.along_x, valid, level.x, begin, end, level.num_cell_anchors, to);
   }
@@ -444,19 +448,11 @@ struct Flags {
   void one(std::int64_t flat, bool* out) const { *out = flag_at(pyramid, question, flat); }
 };
 
-// Where a pyramid's anchors are written: into the caches, into lines of them that were claimed, or past them.
-enum class Way { plain, claimed, streamed };
-
-Way way_of(std::int64_t bytes) {
-  if (bytes < kClaimBytes) return Way::plain;
-  return bytes < kStreamBytes ? Way::claimed : Way::streamed;
-}
-
 // Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies, and `behind` where the
 // thread's last one ends: up to there the passes may spill, as what comes next is yet to be written.
 template <typename Content>
 void write_level(const Content& content, const Level& level, typename Content::Number* out, std::int64_t begin,
-                 std::int64_t end, const typename Content::Number* behind, Way way) {
+                 std::int64_t end, const typename Content::Number* behind, bool streamed) {
   using Number = typename Content::Number;
   using Entry = typename Content::Entry;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
@@ -467,32 +463,26 @@ void write_level(const Content& content, const Level& level, typename Content::N
 
   // Few divisions: of a small image they would be a third of the work.
   const std::int64_t columns = level.x.cells, cell = level.num_cell_anchors;
-  const std::int64_t x_cell = cell * content.of_x, out_cell = cell * content.of_out;
-  const std::int64_t row_bytes = columns * x_cell * kBytes;
-  const std::int64_t fit = row_bytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
   const Row of_table = content.row(level);
+  const std::int64_t x_cell = content.column(level, of_table), out_cell = cell * content.of_out;
+  const std::int64_t fit = columns * x_cell * kBytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
   const std::int64_t fitting =
       of_table.length * kBytes * kRows <= kTableBytes ? kRows : kTableBytes / (of_table.length * kBytes);
   const std::int64_t rows = of_table.length == 1 ? kSingleRows : fitting;
   const std::int64_t stage =  // cells
-      way == Way::streamed ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kBytes)) : 0;
+      streamed ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kBytes)) : 0;
 
   const std::int64_t first_row = divide(begin, level.by_columns), last_row = divide(end - 1, level.by_columns);
   const std::int64_t behind_whole = (last_row + 1) * columns == end ? last_row + 1 : last_row;  // whole rows end here
   const bool one_row = first_row == last_row;
   const std::int64_t first_column = one_row ? begin - first_row * columns : 0;
   const std::int64_t end_column = one_row ? end - first_row * columns : columns;
-  std::int64_t at_once = way == Way::streamed ? 1 : rows;
-  if (way == Way::claimed)  // of wide rows one by one: what is claimed is near, so that their tables need not be
-    at_once = row_bytes > passes::kTileBytes
-                  ? 1
-                  : std::max<std::int64_t>(1, kClaimedBytes / (columns * out_cell * kNumberBytes));
+  const std::int64_t at_once = streamed ? 1 : rows;
   content.prepare(level, of_table);
-  Number* claimed = out;  // up to here
 
   for (std::int64_t left = first_column; left < end_column; left += fit) {
     const std::int64_t right = std::min(left + fit, end_column);
-    content.columns(level, left, right, xs);
+    content.columns(level, left, right, of_table, xs);
     for (std::int64_t computed = first_row, row = first_row; row <= last_row;) {
       const std::int64_t first_of_table = computed;
       computed = std::min(first_of_table + rows, last_row + 1);
@@ -508,16 +498,10 @@ void write_level(const Content& content, const Level& level, typename Content::N
         if (first >= last) continue;  // the range begins behind these columns, or ends before them
         const Entry* from = xs + (first - left) * x_cell;
         std::int64_t run = (last - first) * cell;
-        if (way != Way::streamed) {
+        if (!streamed) {
           const bool in_order = left == first_column && right == end_column;  // all that comes after it is yet to come
           const std::int64_t count = together * run * content.of_out;
           const bool spills = in_order && behind - to >= count + passes::kSpill;
-          if (way == Way::claimed && in_order && to + count > claimed) {
-            Number* const unclaimed = std::max(to, claimed);
-            const std::int64_t some = std::max(to + count - unclaimed, kClaimedBytes / kNumberBytes);
-            claimed = unclaimed + std::min(some, out + end * out_cell - unclaimed);
-            std::memset(unclaimed, 0, static_cast<std::size_t>((claimed - unclaimed) * kNumberBytes));
-          }
           content.combine(level, to, from, of_row, run, of_table, together, spills);
           continue;
         }
@@ -536,7 +520,8 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
   using Number = typename Content::Number;
   const Pyramid& pyramid = content.pyramid;
   auto* const out = static_cast<Number*>(memory);
-  const Way way = way_of(pyramid.num_anchors * content.of_out * static_cast<std::int64_t>(sizeof(Number)));
+  const bool streamed =
+      pyramid.num_anchors * content.of_out * static_cast<std::int64_t>(sizeof(Number)) >= kStreamBytes;
   const Number* const behind = out + end * content.of_out;
   while (flat < end) {
     const Position at = locate(pyramid, flat);
@@ -545,14 +530,14 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
     const std::int64_t left = divide(end - flat, level.by_cell_anchors);
     const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, left);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, way);
+      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, streamed);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
       content.one(flat, out + content.of_out * flat);
       ++flat;
     }
   }
-  if (way == Way::streamed) passes::streamed();
+  if (streamed) passes::streamed();
 }
 
 // Calls `function` with a null pointer of the type.

@@ -1,6 +1,6 @@
 // The loops that all of the CPU's work ends in, over plain arrays. The compiler makes vectors of them, for the machine
-// that it compiles for and for newer ones, chosen at load time. Two are written by hand, for AVX-512: weave_cells() and
-// sums_avx512().
+// that it compiles for and for newer ones, chosen at load time. Three are written by hand, for AVX-512: weave_sums(),
+// weave_cells() and sums_avx512().
 //
 // Where a pass is said to spill, it works in whole vectors: it may read and write up to kSpill numbers behind what was
 // asked for.
@@ -80,15 +80,13 @@ void weave(const Weave<double>& weave);
 void weave(const Weave<float>& weave);
 void weave(const Weave<std::uint16_t>& weave);
 
-// The same where a row's ys are those of one cell, of which a row of `cells` has kCell (the first `period` count) and
-// the pass repeats them. Or it computes them: ys[i] = numbers[i] + centre of the row, rounded once (float32 only), of
-// kCell numbers. What is not meant is null. Never spills; reads up to kSpill behind xs.
+// The same where a row's ys are those of one cell, which has kCell of them in the table, the first `period` of which
+// count, and the pass repeats them. Never spills; reads up to kSpill behind xs.
 constexpr std::int64_t kCell = 32;
 template <typename T>
 struct WeaveCells {
   T* out;
-  const Entry<T>*xs, *cells;
-  const double *numbers, *centres;
+  const Entry<T>*xs, *ys;
   std::int64_t pairs, period, rows;
   bool swapped;
 };
@@ -97,6 +95,18 @@ void weave_cells(const WeaveCells<std::uint16_t>& weave);
 
 // Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell.
 bool weaves_cells(std::int64_t period);
+
+// The same without tables: the numbers are cells' own and the centres', xs of columns and ys of rows, added and rounded
+// once as often as they are written: faster than to read what was rounded before, since less is read beside what is
+// written. Never spills; reads up to kSpill behind the numbers and xs.
+struct WeaveSums {
+  float* out;
+  const double *x_numbers, *y_numbers, *xs, *ys;
+  std::int64_t pairs, period, rows;
+  bool swapped;
+};
+void weave_sums(const WeaveSums& weave);
+bool weaves_sums(std::int64_t period);
 
 // out[i] = number for i < count.
 void repeat(double* out, double number, std::int64_t count);

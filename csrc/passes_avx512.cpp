@@ -1,6 +1,8 @@
-// For machines with AVX-512: the pass that most anchors end in, where what a row repeats stays in registers and but for
-// xs nothing is read; and sums rounded to 16 bits.
+// For machines with AVX-512: the passes that most anchors end in, where what a row repeats stays in registers, and sums
+// rounded to 16 bits.
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "passes.h"
 
@@ -121,13 +123,6 @@ ANCHOR_EXT_AVX512 void sums_of_16_bits(std::uint32_t* out, const double* numbers
   }
 }
 
-// numbers[i] + centre, rounded to float32.
-ANCHOR_EXT_AVX512_INLINE __m512i sums_of(const double* numbers, __m512d centre) {
-  const __m256 first = _mm512_cvtpd_ps(_mm512_add_pd(_mm512_loadu_pd(numbers), centre));
-  const __m256 second = _mm512_cvtpd_ps(_mm512_add_pd(_mm512_loadu_pd(numbers + kLanes / 2), centre));
-  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_castps_si256(first)), _mm256_castps_si256(second), 1);
-}
-
 template <int kVectors, typename T>
 ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_vectors(const WeaveCells<T>& weave) {
   constexpr std::int64_t kPeriod = kLanes * kVectors;
@@ -142,15 +137,8 @@ ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_vectors(const WeaveCells<
   for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
     const std::int64_t right = std::min(left + kTile, weave.pairs);
     for (std::int64_t row = 0; row < weave.rows; ++row) {
-      __m512i first, second;
-      if (weave.numbers != nullptr) {
-        const __m512d centre = _mm512_set1_pd(weave.centres[row]);
-        first = sums_of(weave.numbers, centre);
-        second = sums_of(weave.numbers + kLanes, centre);
-      } else {
-        first = _mm512_loadu_si512(weave.cells + kCell * row);
-        second = _mm512_loadu_si512(weave.cells + kCell * row + kLanes);
-      }
+      const __m512i first = _mm512_loadu_si512(weave.ys + kCell * row);
+      const __m512i second = _mm512_loadu_si512(weave.ys + kCell * row + kLanes);
 #pragma GCC unroll 9
       for (int v = 0; v < kVectors; ++v) ys[v] = _mm512_permutex2var_epi32(first, from[v], second);
 
@@ -173,6 +161,95 @@ ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_vectors(const WeaveCells<
     }
   }
 }
+
+// Float64 in a vector, and pairs of float32.
+constexpr int kPairs = 8;
+
+// Of cells of so many numbers, how many vectors they fill to the last lane, and of the few some more for a
+// longer loop. Twice as many stay in registers.
+constexpr int sum_vectors(int period) {
+  int vectors = period / std::min(period & -period, kPairs);
+  while (vectors < 4) vectors *= 2;
+  return vectors;
+}
+constexpr int kMaxSumVectors = 13;
+
+// A vector of cells' numbers, the first of which is number `first`, and the centres of the cells that they belong to.
+template <int kPeriod>
+ANCHOR_EXT_AVX512_INLINE __m256 sums_of_cells(__m512d numbers, const double* centres, int first) {
+  int cell = first / kPeriod;
+  __m512d sums = _mm512_add_pd(numbers, _mm512_set1_pd(centres[cell]));
+#pragma GCC unroll 4
+  for (++cell; cell * kPeriod < first + kPairs; ++cell) {
+    const auto behind = static_cast<__mmask8>(0xff << (cell * kPeriod - first));
+    sums = _mm512_mask_add_pd(sums, behind, numbers, _mm512_set1_pd(centres[cell]));
+  }
+  return _mm512_cvtpd_ps(sums);
+}
+
+// A cell's numbers and their repetitions, up to as many as the pass works with.
+template <int kPeriod>
+ANCHOR_EXT_AVX512_INLINE void repeat(const double* numbers, double* to) {
+  for (int cell = 0; cell < kPairs * sum_vectors(kPeriod); cell += kPeriod)
+    for (int i = 0; i < kPeriod; i += kPairs) _mm512_storeu_pd(to + cell + i, _mm512_loadu_pd(numbers + i));
+}
+
+template <int kPeriod>
+ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_sums_of(const WeaveSums& weave) {
+  constexpr int kVectors = sum_vectors(kPeriod), kTogether = kVectors * kPairs;
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const __mmask16 of_x = weave.swapped ? 0xaaaa : 0x5555;
+  alignas(64) double x_numbers[kTogether + kPairs], y_numbers[kTogether + kPairs];
+  repeat<kPeriod>(weave.x_numbers, x_numbers);
+  repeat<kPeriod>(weave.y_numbers, y_numbers);
+  __m512d numbers[kVectors];
+  __m512i ys[kVectors];
+#pragma GCC unroll 13
+  for (int v = 0; v < kVectors; ++v) numbers[v] = _mm512_load_pd(x_numbers + kPairs * v);
+  float* out = weave.out;
+  for (std::int64_t row = 0; row < weave.rows; ++row) {
+#pragma GCC unroll 13
+    for (int v = 0; v < kVectors; ++v) {
+      const __m512d sums = _mm512_add_pd(_mm512_load_pd(y_numbers + kPairs * v), _mm512_set1_pd(weave.ys[row]));
+      ys[v] = _mm512_permutexvar_epi32(twice, _mm512_castps_si512(_mm512_castps256_ps512(_mm512_cvtpd_ps(sums))));
+    }
+    const double* xs = weave.xs;
+    std::int64_t pairs = weave.pairs;
+    for (; pairs >= kTogether; pairs -= kTogether, xs += kTogether / kPeriod, out += 2 * kTogether)
+#pragma GCC unroll 13
+      for (int v = 0; v < kVectors; ++v) {
+        const __m512 x = _mm512_castps256_ps512(sums_of_cells<kPeriod>(numbers[v], xs, kPairs * v));
+        const __m512i both = _mm512_mask_permutexvar_epi32(ys[v], of_x, twice, _mm512_castps_si512(x));
+        _mm512_storeu_si512(out + 2 * kPairs * v, both);
+      }
+#pragma GCC unroll 13
+    for (int v = 0; v < kVectors; ++v) {
+      if (pairs <= 0) break;
+      const __m512 x = _mm512_castps256_ps512(sums_of_cells<kPeriod>(numbers[v], xs, kPairs * v));
+      const __m512i both = _mm512_mask_permutexvar_epi32(ys[v], of_x, twice, _mm512_castps_si512(x));
+      const std::uint32_t some = pairs < kPairs ? (std::uint32_t{1} << 2 * pairs) - 1 : 0xffff;
+      _mm512_mask_storeu_epi32(out, static_cast<__mmask16>(some), both);
+      out += 2 * std::min<std::int64_t>(pairs, kPairs);
+      pairs -= kPairs;
+    }
+  }
+}
+
+using SumsPass = void (*)(const WeaveSums&);
+
+template <int kPeriod>
+constexpr SumsPass sums_pass() {
+  if constexpr (sum_vectors(kPeriod) <= kMaxSumVectors) return weave_sums_of<kPeriod>;
+  return nullptr;
+}
+
+template <int... k>
+constexpr std::array<SumsPass, sizeof...(k)> sums_passes(std::integer_sequence<int, k...>) {
+  return {sums_pass<2 * (k + 1)>()...};
+}
+
+// Of 2, 4, ... numbers.
+constexpr std::array<SumsPass, kCell / 2> kSumsPasses = sums_passes(std::make_integer_sequence<int, kCell / 2>());
 
 template <typename T>
 void weave_any_cells(const WeaveCells<T>& weave) {
@@ -206,6 +283,12 @@ void sums_avx512(BFloat16, std::uint32_t* out, const double* numbers, std::int64
 
 bool weaves_cells(std::int64_t period) { return has_avx512() && period <= kCell && vectors_of(period) != 0; }
 
+bool weaves_sums(std::int64_t period) {
+  return has_avx512() && period % 2 == 0 && period <= kCell && kSumsPasses[period / 2 - 1] != nullptr;
+}
+
+void weave_sums(const WeaveSums& weave) { kSumsPasses[weave.period / 2 - 1](weave); }
+
 void weave_cells(const WeaveCells<float>& weave) { weave_any_cells(weave); }
 void weave_cells(const WeaveCells<std::uint16_t>& weave) { weave_any_cells(weave); }
 
@@ -218,6 +301,8 @@ namespace anchor_ext::passes {
 bool has_avx512() { return false; }
 void sums_avx512(Float16, std::uint32_t*, const double*, std::int64_t, const double*, std::int64_t, bool) {}
 void sums_avx512(BFloat16, std::uint32_t*, const double*, std::int64_t, const double*, std::int64_t, bool) {}
+bool weaves_sums(std::int64_t) { return false; }
+void weave_sums(const WeaveSums&) {}
 bool weaves_cells(std::int64_t) { return false; }
 void weave_cells(const WeaveCells<float>&) {}
 void weave_cells(const WeaveCells<std::uint16_t>&) {}
