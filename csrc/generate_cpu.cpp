@@ -76,6 +76,7 @@ class Tables {
  private:
   static constexpr std::int64_t kSpillBytes = passes::kSpill * static_cast<std::int64_t>(sizeof(double));
   struct alignas(kLine) Memory {
+    double before_x[passes::kBefore];  // which is read, too
     unsigned char x[kTableBytes + kSpillBytes], y[kTableBytes + kSpillBytes];
     unsigned char staged[kTableBytes + kSpillBytes];  // a cell must fit here, too
     double centres[kCentres + passes::kSpill];

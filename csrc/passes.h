@@ -98,7 +98,8 @@ bool weaves_cells(std::int64_t period);
 
 // The same without tables: the numbers are cells' own and the centres', xs of columns and ys of rows, added and rounded
 // once as often as they are written: faster than to read what was rounded before, since less is read beside what is
-// written. Never spills; reads up to kSpill behind the numbers and xs.
+// written. Never spills; reads up to kSpill behind the numbers and xs, and up to kBefore before xs.
+constexpr std::int64_t kBefore = 8;
 struct WeaveSums {
   float* out;
   const double *x_numbers, *y_numbers, *xs, *ys;

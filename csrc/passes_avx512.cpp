@@ -194,44 +194,78 @@ ANCHOR_EXT_AVX512_INLINE void repeat(const double* numbers, double* to) {
     for (int i = 0; i < kPeriod; i += kPairs) _mm512_storeu_pd(to + cell + i, _mm512_loadu_pd(numbers + i));
 }
 
+// How many cells before a row the lines begin that its numbers are written in, where the row begins so many pairs
+// behind a line of memory: a store that straddles two of them counts twice. None where no cell begins with a line.
+template <int kPeriod>
+constexpr int cells_before(int pairs_behind) {
+  for (int cells = 0; cells < kPairs; ++cells)
+    if (cells * kPeriod % kPairs == pairs_behind) return cells;
+  return 0;
+}
+
+// What stays in registers.
+template <int kPeriod>
+struct Sums {
+  static constexpr int kVectors = sum_vectors(kPeriod);
+  __m512d numbers[kVectors];
+  __m512i ys[kVectors];  // each twice
+  __m512i twice;
+  __mmask16 of_x;
+};
+
+template <int kPeriod>
+ANCHOR_EXT_AVX512_INLINE __m512i pairs_at(const Sums<kPeriod>& sums, const double* xs, int v) {
+  const __m512 x = _mm512_castps256_ps512(sums_of_cells<kPeriod>(sums.numbers[v], xs, kPairs * v));
+  return _mm512_mask_permutexvar_epi32(sums.ys[v], sums.of_x, sums.twice, _mm512_castps_si512(x));
+}
+
+// Of pairs that fill all vectors, those from `begin` to before `end`.
+template <int kPeriod>
+ANCHOR_EXT_AVX512_INLINE void put_some(const Sums<kPeriod>& sums, const double* xs, float* out, std::int64_t begin,
+                                       std::int64_t end) {
+#pragma GCC unroll 13
+  for (int v = 0; v < sums.kVectors; ++v) {
+    const std::int64_t first = std::max<std::int64_t>(begin - kPairs * v, 0);
+    const std::int64_t behind = std::min<std::int64_t>(end - kPairs * v, kPairs);
+    if (behind <= 0) break;
+    if (first >= behind) continue;
+    const std::uint32_t some = (std::uint32_t{1} << 2 * behind) - (std::uint32_t{1} << 2 * first);
+    _mm512_mask_storeu_epi32(out + 2 * kPairs * v, static_cast<__mmask16>(some), pairs_at(sums, xs, v));
+  }
+}
+
 template <int kPeriod>
 ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_sums_of(const WeaveSums& weave) {
   constexpr int kVectors = sum_vectors(kPeriod), kTogether = kVectors * kPairs;
-  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-  const __mmask16 of_x = weave.swapped ? 0xaaaa : 0x5555;
   alignas(64) double x_numbers[kTogether + kPairs], y_numbers[kTogether + kPairs];
   repeat<kPeriod>(weave.x_numbers, x_numbers);
   repeat<kPeriod>(weave.y_numbers, y_numbers);
-  __m512d numbers[kVectors];
-  __m512i ys[kVectors];
+  Sums<kPeriod> sums;
+  sums.twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  sums.of_x = weave.swapped ? 0xaaaa : 0x5555;
 #pragma GCC unroll 13
-  for (int v = 0; v < kVectors; ++v) numbers[v] = _mm512_load_pd(x_numbers + kPairs * v);
-  float* out = weave.out;
+  for (int v = 0; v < kVectors; ++v) sums.numbers[v] = _mm512_load_pd(x_numbers + kPairs * v);
   for (std::int64_t row = 0; row < weave.rows; ++row) {
 #pragma GCC unroll 13
     for (int v = 0; v < kVectors; ++v) {
-      const __m512d sums = _mm512_add_pd(_mm512_load_pd(y_numbers + kPairs * v), _mm512_set1_pd(weave.ys[row]));
-      ys[v] = _mm512_permutexvar_epi32(twice, _mm512_castps_si512(_mm512_castps256_ps512(_mm512_cvtpd_ps(sums))));
+      const __m512d of_row = _mm512_add_pd(_mm512_load_pd(y_numbers + kPairs * v), _mm512_set1_pd(weave.ys[row]));
+      const __m512 y = _mm512_castps256_ps512(_mm512_cvtpd_ps(of_row));
+      sums.ys[v] = _mm512_permutexvar_epi32(sums.twice, _mm512_castps_si512(y));
     }
-    const double* xs = weave.xs;
-    std::int64_t pairs = weave.pairs;
+    float* const begin = weave.out + 2 * row * weave.pairs;
+    const auto behind_line = static_cast<int>(reinterpret_cast<std::uintptr_t>(begin) / (2 * sizeof(float)) % kPairs);
+    const int before = cells_before<kPeriod>(behind_line);
+    float* out = begin - 2 * before * kPeriod;
+    const double* xs = weave.xs - before;
+    std::int64_t pairs = weave.pairs + before * kPeriod;
+    if (before > 0) {
+      put_some(sums, xs, out, before * kPeriod, std::min<std::int64_t>(pairs, kTogether));
+      pairs -= kTogether, xs += kTogether / kPeriod, out += 2 * kTogether;
+    }
     for (; pairs >= kTogether; pairs -= kTogether, xs += kTogether / kPeriod, out += 2 * kTogether)
 #pragma GCC unroll 13
-      for (int v = 0; v < kVectors; ++v) {
-        const __m512 x = _mm512_castps256_ps512(sums_of_cells<kPeriod>(numbers[v], xs, kPairs * v));
-        const __m512i both = _mm512_mask_permutexvar_epi32(ys[v], of_x, twice, _mm512_castps_si512(x));
-        _mm512_storeu_si512(out + 2 * kPairs * v, both);
-      }
-#pragma GCC unroll 13
-    for (int v = 0; v < kVectors; ++v) {
-      if (pairs <= 0) break;
-      const __m512 x = _mm512_castps256_ps512(sums_of_cells<kPeriod>(numbers[v], xs, kPairs * v));
-      const __m512i both = _mm512_mask_permutexvar_epi32(ys[v], of_x, twice, _mm512_castps_si512(x));
-      const std::uint32_t some = pairs < kPairs ? (std::uint32_t{1} << 2 * pairs) - 1 : 0xffff;
-      _mm512_mask_storeu_epi32(out, static_cast<__mmask16>(some), both);
-      out += 2 * std::min<std::int64_t>(pairs, kPairs);
-      pairs -= kPairs;
-    }
+      for (int v = 0; v < kVectors; ++v) _mm512_storeu_si512(out + 2 * kPairs * v, pairs_at(sums, xs, v));
+    put_some(sums, xs, out, 0, pairs);
   }
 }
 
