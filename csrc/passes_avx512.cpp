@@ -174,13 +174,19 @@ constexpr int sum_vectors(int period) {
 }
 constexpr int kMaxSumVectors = 13;
 
-// A vector of cells' numbers, the first of which is number `first`, and the centres of the cells that they belong to.
+// Of number `first` of cells and those behind it, the sums with the centres of the cells that they belong to.
 template <int kPeriod>
 ANCHOR_EXT_AVX512_INLINE __m256 sums_of_cells(__m512d numbers, const double* centres, int first) {
   int cell = first / kPeriod;
+  if constexpr (kPeriod < kPairs) {  // of many cells
+    const int begin = first % kPeriod;
+    const __m512i cells =
+        _mm512_setr_epi64(begin / kPeriod, (begin + 1) / kPeriod, (begin + 2) / kPeriod, (begin + 3) / kPeriod,
+                          (begin + 4) / kPeriod, (begin + 5) / kPeriod, (begin + 6) / kPeriod, (begin + 7) / kPeriod);
+    return _mm512_cvtpd_ps(_mm512_add_pd(numbers, _mm512_permutexvar_pd(cells, _mm512_loadu_pd(centres + cell))));
+  }
   __m512d sums = _mm512_add_pd(numbers, _mm512_set1_pd(centres[cell]));
-#pragma GCC unroll 4
-  for (++cell; cell * kPeriod < first + kPairs; ++cell) {
+  if (++cell * kPeriod < first + kPairs) {  // of two
     const auto behind = static_cast<__mmask8>(0xff << (cell * kPeriod - first));
     sums = _mm512_mask_add_pd(sums, behind, numbers, _mm512_set1_pd(centres[cell]));
   }
