@@ -50,13 +50,38 @@ def test_sums_are_rounded_in_vectors(passes, output, machine, register):
     assert re.search(rf"\tvaddpd [^\n]*%{register}", passes["sums", output, machine])
 
 
-def test_nine_cell_anchors_keep_a_row_in_registers(code):
-    """Nine shuffles that make them of what was rounded, and eighteen that write them; between those nothing but xs is
-    read."""
-    (body,) = [body for header, body in code if re.search(r"weave_vectors<9, float>(?!.*clone)", header)]
-    assert len(re.findall(r"\tvcvtpd2ps %zmm", body)) >= 3
-    blocks = [re.findall(r"\t(v[^\n]*%zmm[^\n]*)", block) for block in re.split(r"\tj[^\n]*", body)]
-    of_row, *_, of_period = [block for block in blocks if sum("vpermt2" in line for line in block) >= 9]
-    assert sum("vpermt2" in line for line in of_row) == 9
-    assert sum("vpermt2" in line for line in of_period) == 18
-    assert sum(bool(re.match(r"vmov\w+ +-?\w*\(", line)) for line in of_period) == 9
+def blocks(code, function: str) -> list[list[str]]:
+    """The instructions on whole vectors of AVX-512, between one jump and the next."""
+    (body,) = [body for header, body in code if re.search(rf"{function}(?!.*clone)", header)]
+    return [re.findall(r"\t(v[^\n]*%zmm[^\n]*)", block) for block in re.split(r"\tj[^\n]*", body)]
+
+
+def count(block: list[str], pattern: str) -> int:
+    return sum(bool(re.match(pattern, line)) for line in block)
+
+
+STORE, LOAD = r"vmov\w+ +%zmm\d+,-?\w*\(", r"vmov\w+ +-?\w*\("
+
+
+def test_nine_cell_anchors_are_added_and_rounded_in_registers(code):
+    """Nine vectors of sums, three of which belong to two cells, and nothing is read but the centres."""
+    (of_four_cells,) = [block for block in blocks(code, "weave_sums_of<18>") if count(block, STORE) == 9]
+    assert count(of_four_cells, "vcvtpd2ps") == count(of_four_cells, "vpermd") == 9
+    assert count(of_four_cells, r"vaddpd -?\w*\([^\n]*\{1to8\}") == 9 + 3
+    assert count(of_four_cells, LOAD) == 0
+
+
+def test_nine_cell_anchors_of_16_bits_keep_a_row_in_registers(code):
+    """Nine shuffles of what was rounded; then but for xs nothing is read."""
+    of_row, of_eight_cells = [
+        block
+        for block in blocks(code, "weave_vectors<9, unsigned short>")
+        if count(block, "vpermt2d|vpermi2d") == 9 or count(block, STORE) == 9
+    ]
+    assert count(of_eight_cells, "vpor") == 9 and all("(" in line for line in of_eight_cells)
+
+
+@pytest.mark.parametrize("output", ["Float16", "BFloat16"])
+def test_16_bits_are_rounded_by_way_of_cut_float32(code, output):
+    (body,) = [body for header, body in code if re.search(rf"sums_of_16_bits<anchor_ext::{output}>(?!.*clone)", header)]
+    assert len(re.findall(r"\tvcvtpd2ps \{rz-sae\},%zmm", body)) >= 4

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "config.h"
 #include "cuda_runtime.h"
 #include "generate.h"
+#include "passes.h"
 
 using namespace anchor_ext;
 
@@ -212,9 +214,39 @@ void check_flags(const Pyramid& pyramid, const Question& question) {
 
 }  // namespace
 
+// The CPU's sums rounded to 16 bits, against the rounding that everything else goes through: at, and right beside, the
+// middle between two numbers of the type, subnormal ones and those beyond the largest as well.
+template <typename T>
+void check_sums(int mantissa, int least, int most) {  // exponents
+  std::mt19937_64 random(7);
+  std::vector<double> numbers;
+  while (numbers.size() < 65536) {
+    const int exponent = least + static_cast<int>(random() % static_cast<std::uint64_t>(most - least));
+    const std::uint64_t above = random() >> (64 - mantissa) << (52 - mantissa);
+    const std::uint64_t middle = (random() & 1) << (51 - mantissa), beside = random() % 3 - 1;
+    const std::uint64_t far = random() % 4 == 0 ? random() >> 12 : 0;  // any number
+    const std::uint64_t bits = (static_cast<std::uint64_t>(exponent + 1023) << 52 | (above ^ far)) + middle + beside;
+    numbers.push_back(double_of(static_cast<std::int64_t>(bits | (random() & 1) << 63)));
+  }
+  const auto count = static_cast<std::int64_t>(numbers.size());
+  numbers.resize(numbers.size() + passes::kSpill);
+  const double zero = -0.0;
+  for (const bool second : {false, true}) {
+    std::vector<std::uint32_t> of_cell(numbers.size()), of_cells(numbers.size());
+    passes::sums(T{}, of_cell.data(), numbers.data(), count, &zero, 1, second);
+    passes::sums(T{}, of_cells.data(), &zero, 1, numbers.data(), count, second);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint32_t entry = passes::entry<T>(numbers[i], second);
+      expect(of_cell[i] == entry && of_cells[i] == entry, "a sum is not rounded as it should be");
+    }
+  }
+}
+
 int main(int, char** words) {
   check_large_indices();
   check_many();
+  check_sums<Float16>(10, -27, 17);
+  check_sums<BFloat16>(7, -137, 129);
   std::ofstream file(words[1], std::ios::binary);
   int dtype_number, num_levels;
   std::size_t offset;
