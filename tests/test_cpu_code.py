@@ -73,7 +73,7 @@ def test_nine_cell_anchors_are_added_and_rounded_in_registers(code):
 
 def test_nine_cell_anchors_of_16_bits_keep_a_row_in_registers(code):
     """Nine shuffles of what was rounded; then but for xs nothing is read."""
-    of_row, of_eight_cells = [
+    _, of_eight_cells = [
         block
         for block in blocks(code, "weave_vectors<9, unsigned short>")
         if count(block, "vpermt2d|vpermi2d") == 9 or count(block, STORE) == 9
