@@ -185,12 +185,15 @@ ANCHOR_EXT_AVX512_INLINE __m256 sums_of_cells(__m512d numbers, const double* cen
                           (begin + 4) / kPeriod, (begin + 5) / kPeriod, (begin + 6) / kPeriod, (begin + 7) / kPeriod);
     return _mm512_cvtpd_ps(_mm512_add_pd(numbers, _mm512_permutexvar_pd(cells, _mm512_loadu_pd(centres + cell))));
   }
-  __m512d sums = _mm512_add_pd(numbers, _mm512_set1_pd(centres[cell]));
+  __m512d of_cells = _mm512_set1_pd(centres[cell]);
   if (++cell * kPeriod < first + kPairs) {  // of two
     const auto behind = static_cast<__mmask8>(0xff << (cell * kPeriod - first));
-    sums = _mm512_mask_add_pd(sums, behind, numbers, _mm512_set1_pd(centres[cell]));
+    of_cells = _mm512_mask_broadcastsd_pd(of_cells, behind, _mm_load_sd(centres + cell));
   }
-  return _mm512_cvtpd_ps(sums);
+  // The same sum twice, the one where machines add and round, the other where they multiply.
+  const bool odd = first / kPairs % 2 == 1;
+  return _mm512_cvtpd_ps(odd ? _mm512_fmadd_pd(numbers, _mm512_set1_pd(1.0), of_cells)
+                             : _mm512_add_pd(numbers, of_cells));
 }
 
 // A cell's numbers and their repetitions, up to as many as the pass works with.
