@@ -12,12 +12,13 @@ import anchor_ext
 
 
 def turn_by_turn(samplers: Mapping[str, Callable[[], float]], turns: Mapping[str, int]) -> dict[str, list[float]]:
-    """What each sampler said, of as many rounds as it has turns."""
+    """What each sampler said, of as many rounds as it has turns; every other round goes backwards."""
     result: dict[str, list[float]] = {name: [] for name in samplers}
+    names = list(samplers)
     for turn in range(max(turns.values())):
-        for name, sample in samplers.items():
+        for name in names if turn % 2 == 0 else reversed(names):
             if turn < turns[name]:
-                result[name].append(sample())
+                result[name].append(samplers[name]())
     return result
 
 
