@@ -253,7 +253,7 @@ std::shared_ptr<const Pyramid> over(Quick& quick, PyObject* level_shapes, PyObje
 //
 // Chosen by measuring a call at 64x64, where the call is all the cost, in us (torch 2.13 on one thread of an AMD EPYC;
 // torch.full of the same tensor 1.5, torch.empty 1.0):
-//   1.8   this (0.5 less with torch 2.14's new_tensor)
+//   1.7   this (0.5 less with torch 2.14's new_tensor)
 //   3.0   the same by way of pybind11 and of checks in Python
 //  14.5   torch.ops.anchor_ext.generate, whose configuration of 205 numbers crosses the dispatcher boxed
 py::object quickly(Quick& quick, PyObject* const* arguments) {

@@ -1,12 +1,13 @@
 // The CPU's share of the work, one thread's at a time.
 //
-// What moves with the column does not depend on the row, and the other way round. So the arithmetic and the roundings
-// are done once per column and once per row, into two small tables, and what is written is those two combined: one
-// pass of loads and stores at the speed of a fill, whatever the arithmetic and the output type. What limits that pass
-// is where its bytes go, so that it is kept from reading much:
+// What moves with the column does not depend on the row, and the other way round. So there are two small tables, of
+// columns and of rows, and what is written is those two combined: one pass at the speed of a fill, whatever the
+// arithmetic and the output type. What limits that pass is where its bytes go, so that it is kept from reading much:
 //   - what a row repeats stays in registers, where the machine has enough of them;
-//   - where a number is but a sum, rounded, the tables hold the centres, and the pass adds and rounds;
-//   - else the columns' table stays in the first cache beside what is written: where it is too wide for that, a part
+//   - where a number is but a sum rounded to float32, the tables hold the centres, and a machine with AVX-512 adds and
+//     rounds whenever it writes;
+//   - else the arithmetic and the roundings are done once per column and once per row. The columns' table stays in the
+//   first cache beside what is written: where it is too wide for that, a part
 //     of it serves many rows before the next one does;
 //   - runs are long, and follow one another in memory;
 //   - what the last cache cannot hold is written past the caches.
@@ -239,7 +240,7 @@ struct Paired {
   const bool once = is_rounded_once<T>(pyramid);
   const bool all_move_once = once && moving == (1 << of_out) - 1;
   const Tables& tables = anchor_ext::tables();
-  static constexpr std::int64_t kCentre = std::max(sizeof(double) / sizeof(Entry), std::size_t{1});  // entries' place
+  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);  // entries in its place
 
   // The cell anchors' components along one axis.
   void halves(const Level& level, bool second, double* to) const {
@@ -458,7 +459,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
   using Entry = typename Content::Entry;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
   constexpr auto kNumberBytes = static_cast<std::int64_t>(sizeof(Number));
-  auto* const xs = static_cast<Entry*>(content.tables.x());  // [columns, cell anchors, of_x]
+  auto* const xs = static_cast<Entry*>(content.tables.x());  // [columns, content.column()]
   auto* const ys = static_cast<Entry*>(content.tables.y());  // [rows, row.length]
   auto* const staged = static_cast<Number*>(content.tables.staged());
 

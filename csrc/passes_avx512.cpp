@@ -87,16 +87,25 @@ ANCHOR_EXT_AVX512_INLINE __m512i round_to_odd(__m512d first, __m512d second) {
   return _mm512_mask_or_epi32(all, _mm512_kunpackb(inexact[1], inexact[0]), all, _mm512_set1_epi32(1));
 }
 
-// float64 -> entries of 16 bits, to nearest even. Of numbers: sums of finite ones are no others.
+// `rounded`, and where there is no number what round_to_16() makes of that.
+ANCHOR_EXT_AVX512_INLINE __m512i or_none(__m512i odd, __m512i rounded, int none) {
+  const __m512 number = _mm512_castsi512_ps(odd);
+  return _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(number, number, _CMP_UNORD_Q), _mm512_set1_epi32(none));
+}
+
+// float64 -> entries of 16 bits, to nearest even.
 ANCHOR_EXT_AVX512_INLINE __m512i entries(BFloat16, __m512d first, __m512d second, bool high) {
   const __m512i odd = round_to_odd(first, second);
   const __m512i last = _mm512_and_si512(_mm512_srli_epi32(odd, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+  const __m512i nearest = _mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+  const __m512i rounded = or_none(odd, nearest, 0x7fc00000);
   return high ? _mm512_and_si512(rounded, _mm512_set1_epi32(-0x10000)) : _mm512_srli_epi32(rounded, 16);
 }
 ANCHOR_EXT_AVX512_INLINE __m512i entries(Float16, __m512d first, __m512d second, bool high) {
-  const __m512 odd = _mm512_castsi512_ps(round_to_odd(first, second));
-  const __m512i rounded = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(odd, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m512i odd = round_to_odd(first, second);
+  const __m512i nearest = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(_mm512_castsi512_ps(odd), kNearest));
+  const __m512i rounded = or_none(odd, nearest, 0x7e00);
   return high ? _mm512_slli_epi32(rounded, 16) : rounded;
 }
 
@@ -207,6 +216,7 @@ ANCHOR_EXT_AVX512_INLINE void repeat(const double* numbers, double* to) {
 // behind a line of memory: a store that straddles two of them counts twice. None where no cell begins with a line.
 template <int kPeriod>
 constexpr int cells_before(int pairs_behind) {
+  static_assert(kPairs <= kBefore);
   for (int cells = 0; cells < kPairs; ++cells)
     if (cells * kPeriod % kPairs == pairs_behind) return cells;
   return 0;

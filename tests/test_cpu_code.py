@@ -45,7 +45,7 @@ def test_rows_are_woven_in_vectors(passes, output, machine, register):
 
 
 @pytest.mark.parametrize(("machine", "register"), [("avx512f", "zmm"), ("avx2", "ymm")])
-@pytest.mark.parametrize("output", ["float", "double", "Float16", "BFloat16"])
+@pytest.mark.parametrize("output", ["float", "double", "Float16", "BFloat16"])  # 16 bits: without passes_avx512.cpp
 def test_sums_are_rounded_in_vectors(passes, output, machine, register):
     assert re.search(rf"\tvaddpd [^\n]*%{register}", passes["sums", output, machine])
 

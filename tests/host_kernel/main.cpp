@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -212,8 +213,6 @@ void check_flags(const Pyramid& pyramid, const Question& question) {
            "a flag is missing, or written outside");
 }
 
-}  // namespace
-
 // The CPU's sums rounded to 16 bits, against the rounding that everything else goes through: at, and right beside, the
 // middle between two numbers of the type, subnormal ones and those beyond the largest as well.
 template <typename T>
@@ -228,6 +227,8 @@ void check_sums(int mantissa, int least, int most) {  // exponents
     const std::uint64_t bits = (static_cast<std::uint64_t>(exponent + 1023) << 52 | (above ^ far)) + middle + beside;
     numbers.push_back(double_of(static_cast<std::int64_t>(bits | (random() & 1) << 63)));
   }
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  for (const double number : {kInfinite, -kInfinite, kInfinite - kInfinite, 0.0, -0.0}) numbers.push_back(number);
   const auto count = static_cast<std::int64_t>(numbers.size());
   numbers.resize(numbers.size() + passes::kSpill);
   const double zero = -0.0;
@@ -241,6 +242,8 @@ void check_sums(int mantissa, int least, int most) {  // exponents
     }
   }
 }
+
+}  // namespace
 
 int main(int, char** words) {
   check_large_indices();
