@@ -273,7 +273,7 @@ Pyramid Config::over(const Request& request) const {
     level.by_columns = divider(level.x.cells);
     pyramid.num_anchors += level.y.cells * level.x.cells * level.num_cell_anchors;
   }
-  // Only what is used: a pyramid is made for every call.
+  // Only what is used: a pyramid is made for nearly every call.
   const Level& last = pyramid.levels[pyramid.num_levels - 1];
   std::copy_n(pyramid_.cell_anchors, (last.first_cell_anchor + last.num_cell_anchors) * pyramid.layout.components,
               pyramid.cell_anchors);

@@ -7,8 +7,8 @@
 //   - where a number is but a sum rounded to float32, the tables hold the centres, and a machine with AVX-512 adds and
 //     rounds whenever it writes;
 //   - else the arithmetic and the roundings are done once per column and once per row. The columns' table stays in the
-//   first cache beside what is written: where it is too wide for that, a part
-//     of it serves many rows before the next one does;
+//     first cache beside what is written: where it is too wide for that, a part of it serves many rows before the next
+//     one does;
 //   - runs are long, and follow one another in memory;
 //   - what the last cache cannot hold is written past the caches.
 #include <algorithm>

@@ -210,6 +210,15 @@ def test_many_threads_share_one_module(device):
     assert not failures
 
 
+def test_one_shape_after_another(device):
+    """The last shape's pyramid is kept, and serves no other."""
+    anchors = anchor_ext.Anchors()
+    for shape in [(100, 140), (100, 140), (100, 150), (90, 150), (100, 140)]:
+        assert torch.equal(anchors.generate(shape, device=device).cpu(), expected(shape))
+        with pytest.raises(ValueError, match="image_shape"):
+            anchors.generate((0, 140), device=device)
+
+
 def test_results_do_not_alias():
     first = anchor_ext.generate(SHAPE, device="cpu")
     first.zero_()
