@@ -215,7 +215,7 @@ class BuildNative(BuildExtension):
 
 
 sources = {
-    LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "passes_avx512.cpp", "ops.cpp"],
+    LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "passes_avx512.cpp", "passes_narrow.cpp", "ops.cpp"],
     MODULE: ["bindings.cpp", "eager.cpp"],
 }
 setup(

@@ -6,9 +6,9 @@
 //   - what a row repeats stays in registers, where the machine has enough of them;
 //   - where a number is but a sum rounded to float32, the tables hold the centres, and a machine with AVX-512 adds and
 //     rounds whenever it writes;
-//   - else the arithmetic and the roundings are done once per column and once per row. The columns' table stays in the
-//     first cache beside what is written: where it is too wide for that, a part of it serves many rows before the next
-//     one does;
+//   - else the arithmetic and the roundings are done once per column and once per row, of 16 bits in tables of 16 bits.
+//     The columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
+//     serves many rows before the next one does;
 //   - runs are long, and follow one another in memory;
 //   - what the last cache cannot hold is written past the caches.
 #include <algorithm>
@@ -217,9 +217,10 @@ std::int64_t repeated(std::int64_t cell, std::int64_t step, const Level& level) 
 }
 
 // What the rows' table holds of a row: a cell's numbers, repeated to the length that a pass works with or for the pass
-// to repeat; or the centre only, and the columns' table as well, where the pass adds the numbers to both.
+// to repeat, the latter in 16 bits where they will be written so; or the centre only, where the pass adds the numbers.
+// The columns' table has the same widths.
 struct Row {
-  enum Holds { whole, cell, centre } holds;
+  enum Holds { whole, cell, narrow, centre } holds;
   std::int64_t length;  // entries per row
 };
 
@@ -240,7 +241,8 @@ struct Paired {
   const bool once = is_rounded_once<T>(pyramid);
   const bool all_move_once = once && moving == (1 << of_out) - 1;
   const Tables& tables = anchor_ext::tables();
-  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);  // entries in its place
+  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);         // entries in its place
+  static constexpr std::int64_t kNarrow = sizeof(Entry) / sizeof(std::uint16_t);  // in an entry's place
 
   // The cell anchors' components along one axis.
   void halves(const Level& level, bool second, double* to) const {
@@ -254,18 +256,20 @@ struct Paired {
   Row row(const Level& level) const {
     const std::int64_t cell = level.num_cell_anchors * of_y;
     if (std::is_same_v<T, float> && all_move_once && passes::weaves_sums(cell)) return {Row::centre, kCentre};
-    if (sizeof(Entry) == 4 && cell > 1 && passes::weaves_cells(cell)) return {Row::cell, passes::kCell};
+    if (std::is_same_v<T, float> && cell > 1 && passes::weaves_cells(cell)) return {Row::cell, passes::kCell};
+    if (sizeof(T) == 2 && passes::weaves_narrow(cell)) return {Row::narrow, cell / kNarrow};
     return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
   }
   // Entries per column.
   std::int64_t column(const Level& level, const Row& row) const {
-    return row.holds == Row::centre ? kCentre : level.num_cell_anchors * of_x;
+    if (row.holds == Row::centre) return kCentre;
+    return level.num_cell_anchors * of_x / (row.holds == Row::narrow ? kNarrow : 1);
   }
   void prepare(const Level& level, const Row& row) const {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
+    if (row.holds == Row::whole) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
   }
   void centres(const Side& side, std::int64_t begin, std::int64_t end, double* to) const {
     if (pyramid.plain)
@@ -298,27 +302,49 @@ struct Paired {
       }
     }
   }
+  // The same in 16 bits, one cell behind the other.
+  void narrow_cells(const Level& level, bool second, const Side& side, const double* numbers, std::int64_t begin,
+                    std::int64_t end, Entry* table) const {
+    const std::int64_t count = level.num_cell_anchors * of_x;
+    auto* to = reinterpret_cast<Number*>(table);
+    for (; begin < end; begin += kCentres) {
+      const std::int64_t some = std::min(kCentres, end - begin);
+      centres(side, begin, begin + some, tables.centres());
+      if (all_move_once)
+        passes::narrow_sums(T{}, to, numbers, count, tables.centres(), some);
+      else
+        for (std::int64_t cell = 0; cell < some; ++cell)
+          entries(level, second, tables.centres()[cell], to + cell * count);
+      to += some * count;
+    }
+  }
   // Of one cell, where there is more to do than a sum.
-  void entries(const Level& level, bool second, double centre, Entry* to) const {
+  template <typename To>
+  void entries(const Level& level, bool second, double centre, To* to) const {
     const double* cell_anchor = cell_anchor_at(pyramid, level, 0);
     for (std::int32_t a = 0; a < level.num_cell_anchors; ++a, cell_anchor += pyramid.layout.components)
       for (int k = second; k < of_out; k += 2) {
         const double value = once ? cell_anchor[k] + (moving >> k & 1 ? centre : 0.0)
                                   : component<false>(pyramid, cell_anchor[k], k, centre, centre);
-        *to++ = passes::entry<T>(value, second);
+        if constexpr (std::is_same_v<To, Entry>)
+          *to++ = passes::entry<T>(value, second);
+        else
+          *to++ = bits(round_to<T>(value));
       }
   }
   void columns(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Entry* to) const {
-    if (row.holds == Row::centre)
-      centres(level.x, begin, end, reinterpret_cast<double*>(to));
-    else
-      cells(level, swapped, level.x, tables.x_numbers(), begin, end, level.num_cell_anchors * of_x, to);
+    if (row.holds == Row::centre) return centres(level.x, begin, end, reinterpret_cast<double*>(to));
+    const double* const numbers = tables.x_numbers();
+    if constexpr (sizeof(T) == 2)
+      if (row.holds == Row::narrow) return narrow_cells(level, swapped, level.x, numbers, begin, end, to);
+    cells(level, swapped, level.x, numbers, begin, end, level.num_cell_anchors * of_x, to);
   }
   void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Entry* to) const {
-    if (row.holds == Row::centre)
-      centres(level.y, begin, end, reinterpret_cast<double*>(to));
-    else
-      cells(level, !swapped, level.y, tables.y_numbers(), begin, end, row.length, to);
+    if (row.holds == Row::centre) return centres(level.y, begin, end, reinterpret_cast<double*>(to));
+    const double* const numbers = tables.y_numbers();
+    if constexpr (sizeof(T) == 2)
+      if (row.holds == Row::narrow) return narrow_cells(level, !swapped, level.y, numbers, begin, end, to);
+    cells(level, !swapped, level.y, numbers, begin, end, row.length, to);
   }
   void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors, const Row& row,
                std::int64_t rows, bool spills) const {
@@ -328,8 +354,12 @@ struct Paired {
       if (row.holds == Row::centre)
         return passes::weave_sums({out, tables.x_numbers(), tables.y_numbers(), reinterpret_cast<const double*>(xs),
                                    reinterpret_cast<const double*>(ys), pairs, period, rows, swapped});
-    if constexpr (sizeof(Entry) == 4)
+    if constexpr (std::is_same_v<T, float>)
       if (row.holds == Row::cell) return passes::weave_cells({out, xs, ys, pairs, period, rows, swapped});
+    if constexpr (sizeof(T) == 2)
+      if (row.holds == Row::narrow)
+        return passes::weave_narrow({out, reinterpret_cast<const Number*>(xs), reinterpret_cast<const Number*>(ys),
+                                     pairs, period, rows, swapped});
     passes::weave({out, xs, ys, pairs, row.length, rows, swapped, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {

@@ -29,8 +29,6 @@ ANCHOR_EXT_INLINE void sums_of_cells(Entry<T>* __restrict out, const double* __r
 template <typename T>
 ANCHOR_EXT_INLINE void sums_loop(Entry<T>* __restrict out, const double* __restrict numbers, std::int64_t count,
                                  const double* __restrict centres, std::int64_t cells, bool second) {
-  if constexpr (sizeof(T) == 2)
-    if (has_avx512()) return sums_avx512(T{}, out, numbers, count, centres, cells, second);
   // Float64 in the widest vector, or in two: of one, rounded to 16 bits, GCC makes halves.
   constexpr int kStep = sizeof(T) == 2 ? 16 : 8;
   if (count == 1) {

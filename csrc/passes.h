@@ -1,6 +1,6 @@
 // The loops that all of the CPU's work ends in, over plain arrays. The compiler makes vectors of them, for the machine
-// that it compiles for and for newer ones, chosen at load time. Three are written by hand, for AVX-512: weave_sums(),
-// weave_cells() and sums_avx512().
+// that it compiles for and for newer ones, chosen at load time. The ones for AVX-512 are
+// written by hand.
 //
 // Where a pass is said to spill, it works in whole vectors: it may read and write up to kSpill numbers behind what was
 // asked for.
@@ -22,6 +22,7 @@
 namespace anchor_ext::passes {
 
 constexpr std::int64_t kSpill = 64;
+constexpr std::int64_t kBefore = 256;  // numbers
 
 // Of an output type, how a table holds its numbers: numbers of 16 bits in 32, where they lie in the pair that they will
 // be written in.
@@ -51,13 +52,6 @@ void sums(Float16, std::uint32_t* out, const double* numbers, std::int64_t count
 void sums(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
           std::int64_t cells, bool second);
 
-// The same by hand, for machines with AVX-512; sums() goes there.
-bool has_avx512();
-void sums_avx512(Float16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
-                 std::int64_t cells, bool second);
-void sums_avx512(BFloat16, std::uint32_t* out, const double* numbers, std::int64_t count, const double* centres,
-                 std::int64_t cells, bool second);
-
 // Entries in the widest vector.
 template <typename T>
 inline constexpr std::int64_t kVector = 64 / sizeof(Entry<T>);
@@ -83,23 +77,37 @@ void weave(const Weave<std::uint16_t>& weave);
 // The same where a row's ys are those of one cell, which has kCell of them in the table, the first `period` of which
 // count, and the pass repeats them. Never spills; reads up to kSpill behind xs.
 constexpr std::int64_t kCell = 32;
-template <typename T>
 struct WeaveCells {
-  T* out;
-  const Entry<T>*xs, *ys;
+  float* out;
+  const float *xs, *ys;
   std::int64_t pairs, period, rows;
   bool swapped;
 };
-void weave_cells(const WeaveCells<float>& weave);
-void weave_cells(const WeaveCells<std::uint16_t>& weave);
+void weave_cells(const WeaveCells& weave);
 
 // Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell.
 bool weaves_cells(std::int64_t period);
 
+// The same in 16 bits, with tables of 16 bits, of rows' `period` ys one behind the other. Never spills; reads up to
+// kSpill behind either table, and up to kBefore before xs.
+struct WeaveNarrow {
+  std::uint16_t* out;
+  const std::uint16_t *xs, *ys;
+  std::int64_t pairs, period, rows;
+  bool swapped;
+};
+void weave_narrow(const WeaveNarrow& weave);
+bool weaves_narrow(std::int64_t period);
+
+// And sums() for such a table, of cells of up to kCell numbers. Spills, but reads no centres behind the last.
+void narrow_sums(Float16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells);
+void narrow_sums(BFloat16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells);
+
 // The same without tables: the numbers are cells' own and the centres', xs of columns and ys of rows, added and rounded
 // once as often as they are written: faster than to read what was rounded before, since less is read beside what is
 // written. Never spills; reads up to kSpill behind the numbers and xs, and up to kBefore before xs.
-constexpr std::int64_t kBefore = 8;
 struct WeaveSums {
   float* out;
   const double *x_numbers, *y_numbers, *xs, *ys;

@@ -45,7 +45,7 @@ def test_rows_are_woven_in_vectors(passes, output, machine, register):
 
 
 @pytest.mark.parametrize(("machine", "register"), [("avx512f", "zmm"), ("avx2", "ymm")])
-@pytest.mark.parametrize("output", ["float", "double", "Float16", "BFloat16"])  # 16 bits: without passes_avx512.cpp
+@pytest.mark.parametrize("output", ["float", "double", "Float16", "BFloat16"])  # 16 bits: without AVX-512 by hand
 def test_sums_are_rounded_in_vectors(passes, output, machine, register):
     assert re.search(rf"\tvaddpd [^\n]*%{register}", passes["sums", output, machine])
 
@@ -72,16 +72,15 @@ def test_nine_cell_anchors_are_added_and_rounded_in_registers(code):
 
 
 def test_nine_cell_anchors_of_16_bits_keep_a_row_in_registers(code):
-    """Nine shuffles of what was rounded; then but for xs nothing is read."""
-    _, of_eight_cells = [
-        block
-        for block in blocks(code, "weave_vectors<9, unsigned short>")
-        if count(block, "vpermt2d|vpermi2d") == 9 or count(block, STORE) == 9
-    ]
-    assert count(of_eight_cells, "vpor") == 9 and all("(" in line for line in of_eight_cells)
+    """Nine shuffles of a row's numbers; then but for half a vector of xs for each that is written nothing is read."""
+    (of_row,) = [block for block in blocks(code, "weave_narrow_vectors<9, false>") if count(block, "vpermw") == 9]
+    (of_lines,) = [block for block in blocks(code, "weave_narrow_vectors<9, false>") if count(block, STORE) == 9]
+    assert count(of_row, STORE) == 0 and count(of_lines, LOAD) == 0
+    assert count(of_lines, r"vpmovzxwd +-?\w*\(") == count(of_lines, "vpor") == 9
 
 
 @pytest.mark.parametrize("output", ["Float16", "BFloat16"])
-def test_16_bits_are_rounded_by_way_of_cut_float32(code, output):
-    (body,) = [body for header, body in code if re.search(rf"sums_of_16_bits<anchor_ext::{output}>(?!.*clone)", header)]
-    assert len(re.findall(r"\tvcvtpd2ps \{rz-sae\},%zmm", body)) >= 4
+def test_16_bits_are_rounded_without_conversions_from_float64(code, output):
+    (body,) = [body for header, body in code if re.search(rf"narrow_sums_of<anchor_ext::{output}>(?!.*clone)", header)]
+    assert len(re.findall(r"\tvshufps [^\n]*%zmm", body)) >= 4
+    assert not re.search(r"\tvcvtpd2ps", body)

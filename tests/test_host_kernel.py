@@ -25,7 +25,14 @@ def program(request, tmp_path_factory):
     folders = [f"-I{ROOT / 'tests' / 'host_kernel'}", f"-I{ROOT / 'csrc'}"]
     sources = [
         ROOT / "csrc" / name
-        for name in ("generate_cuda.cu", "generate_cpu.cpp", "passes.cpp", "passes_avx512.cpp", "config.cpp")
+        for name in (
+            "generate_cuda.cu",
+            "generate_cpu.cpp",
+            "passes.cpp",
+            "passes_avx512.cpp",
+            "passes_narrow.cpp",
+            "config.cpp",
+        )
     ]
     build = [
         CXX,

@@ -5,6 +5,7 @@
 // levels; per level rows, columns, stride y, x (0: none), offset y, x, start y, x, numbers of its cell anchors, and
 // those.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -213,6 +214,19 @@ void check_flags(const Pyramid& pyramid, const Question& question) {
            "a flag is missing, or written outside");
 }
 
+// Of up to kCell numbers and of a few and of many centres, in every order that cells come in.
+template <typename T>
+void check_narrow_sums(const double* numbers, std::int64_t count, const double* centres, std::int64_t cells) {
+  constexpr std::uint16_t kPoisoned = 0xabcd;
+  const auto length = static_cast<std::size_t>(count * cells);
+  std::vector<std::uint16_t> sums(length + passes::kSpill, kPoisoned);
+  passes::narrow_sums(T{}, sums.data(), numbers, count, centres, cells);
+  for (std::size_t i = 0; i < length; ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    expect(sums[i] == round_to<T>(numbers[at % count] + centres[at / count]).bits, "a narrow sum is another one");
+  }
+}
+
 // The CPU's sums rounded to 16 bits, against the rounding that everything else goes through: at, and right beside, the
 // middle between two numbers of the type, subnormal ones and those beyond the largest as well.
 template <typename T>
@@ -241,6 +255,24 @@ void check_sums(int mantissa, int least, int most) {  // exponents
       expect(of_cell[i] == entry && of_cells[i] == entry, "a sum is not rounded as it should be");
     }
   }
+  if (!passes::weaves_narrow(2)) return;
+  std::vector<double> moderate{0.0, -0.0};  // what the vectors are for; the others are refused
+  for (const double number : numbers)
+    if (std::abs(number) >= 0x1p-60 && std::abs(number) <= 0x1p+100) moderate.push_back(number);
+  const auto many = static_cast<std::int64_t>(moderate.size());
+  moderate.resize(moderate.size() + passes::kSpill);
+  std::vector<double> small{-0.0, 0.0, 0x1p-60, -0x1p-60, 1.5, -1.5, 0x1.fffffffffffffp-60, 100.25, -100.25, 0x1p+100};
+  small.resize(64);
+  for (std::int64_t count = 1; count <= passes::kCell; ++count)
+    for (const std::int64_t cells : {1, 7, 8, 9, 31, 33, 61}) {
+      check_narrow_sums<T>(moderate.data() + 97 * count, count, moderate.data() + 1009 * count, cells);
+      check_narrow_sums<T>(numbers.data() + 97 * count, count, numbers.data() + 1009 * count, cells);
+      check_narrow_sums<T>(small.data(), count, small.data(), std::min<std::int64_t>(cells, 10));
+    }
+  const std::vector<double> nothing(passes::kSpill, -0.0);
+  check_narrow_sums<T>(nothing.data(), 1, moderate.data(), many);
+  check_narrow_sums<T>(nothing.data(), 18, moderate.data(), many);
+  check_narrow_sums<T>(nothing.data(), 1, numbers.data(), count);
 }
 
 }  // namespace

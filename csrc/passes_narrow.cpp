@@ -1,0 +1,198 @@
+// For machines with AVX-512: anchors in 16 bits. Rounding to those is dear, so that either table is rounded once, and
+// of sums many together; a row's numbers stay in registers.
+#include "avx512.h"
+
+#if defined(ANCHOR_EXT_HAS_AVX512)
+
+namespace anchor_ext::passes {
+namespace {
+
+// Whether all are 0 or of a magnitude in 2**-60 .. 2**100. Sums of two of them are then 0 or between float32's smallest
+// normal number and its largest: what is not 0 is no smaller than the last bit of one of them.
+ANCHOR_EXT_AVX512_INLINE bool are_moderate(__m512d values) {
+  constexpr std::int64_t kLeast = std::int64_t{1023 - 60} << 52, kMost = std::int64_t{1023 + 100} << 52;
+  const __m512i magnitude = _mm512_and_si512(_mm512_castpd_si512(values), _mm512_set1_epi64(INT64_MAX));
+  const __m512i above = _mm512_sub_epi64(magnitude, _mm512_set1_epi64(kLeast));
+  const __mmask8 within = _mm512_cmple_epu64_mask(above, _mm512_set1_epi64(kMost - kLeast));
+  return (within | _mm512_testn_epi64_mask(magnitude, magnitude)) == 0xff;
+}
+
+// Sums of moderate numbers -> float32, cut, with a last bit that is set where anything was: what rounds it to two bits
+// less or fewer is then right for the float64, too. (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums:
+// proved algorithms using rounding to odd", IEEE Transactions on Computers 57(4), 2008.) By integers, since conversions
+// are slow: the upper half of a float64 has 20 bits of its mantissa, and float32's exponent with another bias. Of the
+// two vectors' lanes it takes pairs in turn.
+ANCHOR_EXT_AVX512_INLINE __m512i odd_of(__m512d first, __m512d second) {
+  const __m512 values[] = {_mm512_castpd_ps(first), _mm512_castpd_ps(second)};
+  const __m512i lower = _mm512_castps_si512(_mm512_shuffle_ps(values[0], values[1], 0b10001000));
+  const __m512i upper = _mm512_castps_si512(_mm512_shuffle_ps(values[0], values[1], 0b11011101));
+  const __m512i sticky = _mm512_or_si512(upper, _mm512_min_epu32(lower, _mm512_set1_epi32(1)));
+  const __m512i biased = _mm512_slli_epi32(_mm512_sub_epi32(sticky, _mm512_set1_epi32((1023 - 127) << 20)), 3);
+  const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+  const __mmask16 is_number = _mm512_test_epi32_mask(sticky, _mm512_set1_epi32(INT32_MAX));  // 0 has no exponent
+  return _mm512_mask_ternarylogic_epi32(upper, is_number, biased, sign, 0b11100100);
+}
+
+// To nearest even, in the lower halves.
+ANCHOR_EXT_AVX512_INLINE __m512i narrowed(BFloat16, __m512i odd) {
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(odd, 16), _mm512_set1_epi32(1));
+  return _mm512_srli_epi32(_mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
+}
+ANCHOR_EXT_AVX512_INLINE __m512i narrowed(Float16, __m512i odd) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(_mm512_castsi512_ps(odd), kNearest));
+}
+
+// Sums of moderate numbers, in whose lanes the two vectors have pairs in turn, see odd_of().
+template <typename T>
+ANCHOR_EXT_AVX512_INLINE void put_narrow(std::uint16_t* out, __m512d first, __m512d second) {
+  const __m256i result = _mm512_cvtepi32_epi16(narrowed(T{}, odd_of(first, second)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), result);
+}
+
+// Pairs of so many numbers in turn.
+struct InTurn {
+  __m512d first, second;
+};
+ANCHOR_EXT_AVX512_INLINE InTurn in_turn(const double* numbers) {
+  const __m512d low = _mm512_loadu_pd(numbers), high = _mm512_loadu_pd(numbers + kPairs);
+  return {_mm512_permutex2var_pd(low, _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13), high),
+          _mm512_permutex2var_pd(low, _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15), high)};
+}
+
+// Eight cells: a whole number of vectors, of numbers and of which cell each belongs to.
+struct EightCells {
+  __m512d numbers[kCell + 1];
+  __m512i cells[kCell + 1];
+
+  ANCHOR_EXT_AVX512_INLINE void set(const double* of_cell, std::int64_t count) {
+    double repeated[kPairs * kCell + 2 * kLanes];
+    for (std::int64_t i = 0; i < kPairs * count + kLanes; i += count)
+      for (std::int64_t j = 0; j < count; j += kPairs) _mm512_storeu_pd(repeated + i + j, _mm512_loadu_pd(of_cell + j));
+    double places[kLanes];
+    for (int i = 0; i < kLanes; ++i) places[i] = i + 0.5;
+    const InTurn place = in_turn(places);
+    const __m512d by_count = _mm512_set1_pd(1.0 / static_cast<double>(count));
+    for (std::int64_t v = 0; v < count; v += 2) {
+      const InTurn some = in_turn(repeated + kPairs * v);
+      const __m512d before = _mm512_set1_pd(static_cast<double>(kPairs * v));
+      numbers[v] = some.first, numbers[v + 1] = some.second;
+      cells[v] = whole(_mm512_mul_pd(_mm512_add_pd(place.first, before), by_count));
+      cells[v + 1] = whole(_mm512_mul_pd(_mm512_add_pd(place.second, before), by_count));
+    }
+  }
+  static ANCHOR_EXT_AVX512_INLINE __m512i whole(__m512d value) {
+    return _mm512_cvtepi32_epi64(_mm512_cvttpd_epi32(value));
+  }
+};
+
+template <typename T>
+ANCHOR_EXT_AVX512 void narrow_sums_of(std::uint16_t* out, const double* numbers, std::int64_t count,
+                                      const double* centres, std::int64_t cells) {
+  bool moderate = true;
+  for (std::int64_t j = 0; j < count; j += kPairs) {
+    const auto some = static_cast<__mmask8>((1u << std::min<std::int64_t>(count - j, kPairs)) - 1);
+    moderate &= are_moderate(_mm512_maskz_loadu_pd(some, numbers + j));
+  }
+  constexpr std::int64_t kFew = 32;  // cells for which eight of them are not worth the trouble
+  EightCells eight;
+  if (cells > kFew) eight.set(numbers, count);
+  const InTurn of_cell[] = {in_turn(numbers), in_turn(numbers + kLanes)};
+
+  for (std::int64_t cell = 0; cell < cells; cell += kPairs, out += kPairs * count, centres += kPairs) {
+    const std::int64_t some = std::min<std::int64_t>(cells - cell, kPairs);
+    const __m512d of_cells = _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << some) - 1), centres);
+    if (!(moderate && are_moderate(of_cells))) {
+      for (std::int64_t i = 0; i < some * count; ++i)
+        out[i] = round_to<T>(numbers[i % count] + centres[i / count]).bits;
+    } else if (cells > kFew) {
+      for (std::int64_t v = 0; kPairs * v < some * count; v += 2)
+        put_narrow<T>(out + kPairs * v,
+                      _mm512_add_pd(eight.numbers[v], _mm512_permutexvar_pd(eight.cells[v], of_cells)),
+                      _mm512_add_pd(eight.numbers[v + 1], _mm512_permutexvar_pd(eight.cells[v + 1], of_cells)));
+    } else {
+      for (std::int64_t i = 0; i < some; ++i) {
+        const __m512d centre = _mm512_set1_pd(centres[i]);
+        for (std::int64_t j = 0; j < count; j += kLanes) {
+          const InTurn& of = of_cell[j / kLanes];
+          put_narrow<T>(out + i * count + j, _mm512_add_pd(of.first, centre), _mm512_add_pd(of.second, centre));
+        }
+      }
+    }
+  }
+}
+
+// What stays in registers, of 16 bits.
+template <int vectors, bool swapped>
+struct Narrow {
+  static constexpr int kVectors = vectors, kPairsOfLine = kLanes, kStep = vectors * kLanes;
+  __m512i ys[kVectors];  // where they are in a pair
+
+  ANCHOR_EXT_AVX512_INLINE __m512i line(const std::uint16_t* xs, int v) const {
+    const auto* const of_line = reinterpret_cast<const __m256i*>(xs + kLanes * v);
+    const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(of_line));
+    return _mm512_or_si512(swapped ? _mm512_slli_epi32(x, 16) : x, ys[v]);
+  }
+};
+
+template <int kVectors, bool swapped>
+ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_narrow_vectors(const WeaveNarrow& weave) {
+  constexpr std::int64_t kTogether = kLanes * kVectors;
+  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(std::uint16_t)) / kTogether * kTogether;
+  const auto period = static_cast<int>(weave.period);
+  Narrow<kVectors, swapped> narrow;
+  __m512i from[kVectors];
+#pragma GCC unroll 9
+  for (int v = 0; v < kVectors; ++v) {
+    const std::uint8_t* const lanes = kRepetition.from[period] + kLanes * v;
+    const __m512i once = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
+    from[v] = swapped ? once : _mm512_slli_epi32(once, 16);
+  }
+  const __m512i of_y = _mm512_set1_epi32(swapped ? 0xffff : 0xffff0000);
+  for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
+    const std::int64_t pairs = std::min(kTile, weave.pairs - left);
+    for (std::int64_t row = 0; row < weave.rows; ++row) {
+      const __m512i ys = _mm512_loadu_si512(weave.ys + row * weave.period);
+#pragma GCC unroll 9
+      for (int v = 0; v < kVectors; ++v) narrow.ys[v] = _mm512_and_si512(_mm512_permutexvar_epi16(from[v], ys), of_y);
+      std::uint16_t* const out = weave.out + 2 * (row * weave.pairs + left);
+      const int before = cells_before<kLanes>(period, out) * period;
+      put_row(narrow, weave.xs + left - before, out, before, pairs);
+    }
+  }
+}
+
+}  // namespace
+
+bool weaves_narrow(std::int64_t period) { return weaves_cells(period) && period % 2 == 0; }
+
+void narrow_sums(Float16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells) {
+  narrow_sums_of<Float16>(out, numbers, count, centres, cells);
+}
+void narrow_sums(BFloat16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
+                 std::int64_t cells) {
+  narrow_sums_of<BFloat16>(out, numbers, count, centres, cells);
+}
+
+void weave_narrow(const WeaveNarrow& weave) {
+  with_vectors(weave.period, [&](auto vectors) {
+    if (weave.swapped) return weave_narrow_vectors<vectors, true>(weave);
+    weave_narrow_vectors<vectors, false>(weave);
+  });
+}
+
+}  // namespace anchor_ext::passes
+
+#else
+
+namespace anchor_ext::passes {
+
+bool weaves_narrow(std::int64_t) { return false; }
+void narrow_sums(Float16, std::uint16_t*, const double*, std::int64_t, const double*, std::int64_t) {}
+void narrow_sums(BFloat16, std::uint16_t*, const double*, std::int64_t, const double*, std::int64_t) {}
+void weave_narrow(const WeaveNarrow&) {}
+
+}  // namespace anchor_ext::passes
+
+#endif
