@@ -38,7 +38,7 @@ import anchor_ext
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [(64, 64), (256, 256), (640, 832), (800, 1333), (2160, 3840), (8192, 16384)]
 DTYPES = [torch.float32, torch.bfloat16]
-PACE = {"rounds": 9, "seconds": 0.02, "at_most": 3.0}
+PACE = {"rounds": 21, "seconds": 0.02, "at_most": 3.0}
 QUICK_PACE = {"rounds": 3, "seconds": 0.002, "at_most": 0.5}
 PROFILES = 5
 

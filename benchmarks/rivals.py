@@ -14,6 +14,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import device_times
 import torch
@@ -51,18 +52,18 @@ class Case:
     def bytes(self) -> int:
         return self.size.numel() * self.dtype.itemsize
 
+    @cached_property
+    def out(self) -> Tensor:
+        """One for all that are given one to write into: some memory is slower than other."""
+        return torch.empty(self.size, dtype=self.dtype, device=self.device)
+
 
 def eager(case: Case) -> Function:
     return lambda: anchor_ext.generate(case.shape, dtype=case.dtype, device=case.device)
 
 
-def unwritten(case: Case) -> Tensor:
-    """To write into. Nothing right can be in it from before."""
-    return torch.full(case.size, torch.nan, dtype=case.dtype, device=case.device)
-
-
 def given(case: Case) -> Function:
-    out = unwritten(case)
+    out = case.out.fill_(torch.nan)  # nothing right is in it from before
     return lambda: anchor_ext.generate(case.shape, dtype=case.dtype, device=case.device, out=out)
 
 
@@ -113,7 +114,7 @@ def full(case: Case) -> Function:
 
 
 def fill(case: Case) -> Function:
-    out = unwritten(case)
+    out = case.out.fill_(torch.nan)
     return lambda: out.fill_(CONSTANT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,8 +22,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def ratio(m: dict[str, float], above: str, below: str, digits: int = 2) -> str:
-    return number(m[above] / m[below] if above in m and below in m else None, digits)
+def ratio(samples: dict[str, list[float]], above: str, below: str, digits: int = 2) -> str:
+    """The median of what each round says: a machine that is slow for some rounds is slow for both."""
+    rounds = zip(samples.get(above, []), samples.get(below, []), strict=False)  # of a slow function there are fewer
+    quotients = [over / under for over, under in rounds if under > 0]
+    return number(statistics.median(quotients) if quotients else None, digits)
 
 
 def row_name(row: dict[str, Any]) -> list[str]:
@@ -38,8 +42,8 @@ def main_table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         m = medians(row["seconds"])
         line = [*row_name(row), f"{row['num_anchors']:,}", *(number(1e6 * m[name]) for name in times)]
-        line += [ratio(m, "anchor_ext", "full"), ratio(m, "anchor_ext out=", "fill_")]
-        line += [ratio(m, name, "anchor_ext", 1) for name in rival_names]
+        line += [ratio(row["seconds"], "anchor_ext", "full"), ratio(row["seconds"], "anchor_ext out=", "fill_")]
+        line += [ratio(row["seconds"], name, "anchor_ext", 1) for name in rival_names]
         variation = spread(row["seconds"]["anchor_ext"])
         lines.append([*line, "-" if variation is None else f"{variation:.0%}"])
     return markdown(headers, lines)
@@ -53,8 +57,9 @@ def compiled_table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         m = medians(row["seconds"])
         times = [number(1e6 * m[name] if name in m else None) for name in names]
-        rival = ratio(m, "plain compiled", "anchor_ext compiled", 1)
-        lines.append([*row_name(row), *times, rival, ratio(m, "anchor_ext compiled", "full compiled")])
+        rival = ratio(row["seconds"], "plain compiled", "anchor_ext compiled", 1)
+        limit = ratio(row["seconds"], "anchor_ext compiled", "full compiled")
+        lines.append([*row_name(row), *times, rival, limit])
     return markdown(["threads", "dtype", "image", *names, "plain/ours", "ours/full"], lines)
 
 
@@ -80,7 +85,8 @@ def bandwidth_table(rows: list[dict[str, Any]]) -> list[str]:
         rates = {name: bytes_per_second(row["bytes"], m[name]) for name in names if name in m}
         known = {name: rate for name, rate in rates.items() if rate}
         cells = [number(known[name] / 1e9 if name in known else None) for name in names]
-        lines.append([*row_name(row)[1:], f"{row['bytes']:,}", *cells, ratio(known, "anchor_ext out=", "fill_")])
+        limit = ratio(row["cuda"]["kernel"], "fill_", "anchor_ext out=")  # of times, the other way round
+        lines.append([*row_name(row)[1:], f"{row['bytes']:,}", *cells, limit])
     return markdown(["dtype", "image", "bytes", *names, "out=/fill_"], lines)
 
 
@@ -88,11 +94,9 @@ def growth_table(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         m = row["nanoseconds_per_anchor"]
-        image, cells = (
-            "{}x{}".format(*row["image_shape"]),
-            [number(m[name], 3) for name in ("anchor_ext out=", "fill_")],
-        )
-        lines.append([image, f"{row['num_anchors']:,}", *cells, ratio(m, "anchor_ext out=", "fill_")])
+        image, anchors = "{}x{}".format(*row["image_shape"]), f"{row['num_anchors']:,}"
+        cells = [number(m[name], 3) for name in ("anchor_ext out=", "fill_")]
+        lines.append([image, anchors, *cells, ratio(row["seconds"], "anchor_ext out=", "fill_")])
     return markdown(["image", "anchors", "out=", "fill_", "out=/fill_"], lines)
 
 
@@ -106,7 +110,8 @@ def report(result: dict[str, Any]) -> str:
         f"anchor_ext {about['anchor_ext']}, torchvision {about['torchvision']}.",
         f"`{result['command']}`\n",
         "Microseconds per call. ours/full and out=/fill_: 1.00 is the speed of writing the bytes. From NumPy to plain",
-        "comp.: how many times as long as anchor_ext they take. spread: anchor_ext's interquartile range.\n",
+        "comp.: how many times as long as anchor_ext they take. Ratios are medians over the rounds, of what was timed",
+        "in the same round. spread: anchor_ext's interquartile range.\n",
         *main_table(rows),
         "\nUnder `torch.compile`, for the one shape; microseconds per call.\n",
         *compiled_table(rows),

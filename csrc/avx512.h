@@ -9,7 +9,7 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(ANCHOR_EXT_NO_AVX512)
 #define ANCHOR_EXT_HAS_AVX512
-#if !defined(__clang__)  // GCC 12 warns of vectors that its own header leaves undefined
+#if !defined(__clang__)  // wherever it inlines them, GCC 12 warns of vectors that its own header leaves undefined
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
@@ -33,14 +33,18 @@ constexpr int vectors_of(std::int64_t period) {
   return vectors == 5 || vectors == kMaxVectors ? static_cast<int>(vectors) : 0;
 }
 
-// i % period, for every period.
+// i % period, for every period, and the first multiple of it that is no less than a vector.
 struct Repetition {
-  std::uint8_t from[kCell + 1][kLanes * kMaxVectors];
+  static constexpr int kLength = kLanes * kMaxVectors + static_cast<int>(kCell);
+  std::uint8_t from[kCell + 1][kLength];
+  std::uint8_t multiple[kCell + 1];
 };
 constexpr Repetition repetition() {
   Repetition result{};
-  for (int period = 1; period <= kCell; ++period)
-    for (int i = 0; i < kLanes * kMaxVectors; ++i) result.from[period][i] = static_cast<std::uint8_t>(i % period);
+  for (int period = 1; period <= kCell; ++period) {
+    for (int i = 0; i < Repetition::kLength; ++i) result.from[period][i] = static_cast<std::uint8_t>(i % period);
+    result.multiple[period] = static_cast<std::uint8_t>((kLanes + period - 1) / period * period);
+  }
   return result;
 }
 inline constexpr Repetition kRepetition = repetition();
@@ -60,29 +64,9 @@ void with_vectors(std::int64_t period, const Function& function) {
   }
 }
 
-// Float64 in a vector, and pairs of float32.
-inline constexpr int kPairs = 8;
+inline constexpr int kDoubles = 8;  // in a vector; as many pairs of float32
 
-// How many cells before a row the lines begin that its numbers are written in, where the row begins so many pairs
-// behind a line of memory: a store that straddles two of them counts twice. None where no cell begins with a line.
-template <int kPairsOfLine>
-struct CellsBefore {
-  std::uint8_t cells[kCell + 1][kPairsOfLine];
-};
-template <int kPairsOfLine>
-constexpr CellsBefore<kPairsOfLine> cells_before_lines() {
-  CellsBefore<kPairsOfLine> result{};
-  for (int period = 1; period <= kCell; ++period)
-    for (int cells = kPairsOfLine - 1; cells >= 0; --cells)
-      result.cells[period][cells * period % kPairsOfLine] = static_cast<std::uint8_t>(cells);
-  return result;
-}
-template <int kPairsOfLine>
-ANCHOR_EXT_AVX512_INLINE int cells_before(std::int64_t period, const void* row) {
-  static constexpr CellsBefore<kPairsOfLine> kBeforeLines = cells_before_lines<kPairsOfLine>();
-  constexpr std::uintptr_t kLine = 64;
-  return kBeforeLines.cells[period][reinterpret_cast<std::uintptr_t>(row) % kLine / (kLine / kPairsOfLine)];
-}
+inline constexpr std::uintptr_t kLine = 64;  // bytes of memory: a store that straddles two of them counts twice
 
 // Of the pairs that fill all lines, those from `begin` to before `end`.
 template <typename Lines, typename X, typename Number>

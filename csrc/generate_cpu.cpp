@@ -6,8 +6,9 @@
 //   - what a row repeats stays in registers, where the machine has enough of them;
 //   - where a number is but a sum rounded to float32, the tables hold the centres, and a machine with AVX-512 adds and
 //     rounds whenever it writes;
-//   - else the arithmetic and the roundings are done once per column and once per row, of 16 bits in tables of 16 bits.
-//     The columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
+//   - else the arithmetic and the roundings are done once per column and once per row, and what is read again and again
+//     is small: with AVX-512 numbers of 16 bits are kept in 16 bits, and not where they lie in a pair;
+//   - the columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
 //     serves many rows before the next one does;
 //   - runs are long, and follow one another in memory;
 //   - what the last cache cannot hold is written past the caches.
@@ -27,7 +28,7 @@ constexpr std::int64_t kTableBytes = 65536;  // of the columns' table and of the
 constexpr std::int64_t kLine = 64;           // bytes: vectors that straddle two cache lines load at half speed
 constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should have to get going
 constexpr std::int64_t kRows = 64;           // computed at once
-constexpr std::int64_t kSingleRows = 1024;   // where a row has but one number
+constexpr std::int64_t kSingleRows = 1024;   // where a row has but one entry
 constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
 constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
 constexpr std::int64_t kCentres = 1024;                        // computed at once
@@ -269,7 +270,8 @@ struct Paired {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    if (row.holds == Row::whole) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
+    const bool of_cells = row.holds == Row::whole || row.holds == Row::cell;
+    if (of_cells) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
   }
   void centres(const Side& side, std::int64_t begin, std::int64_t end, double* to) const {
     if (pyramid.plain)
@@ -502,7 +504,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
       of_table.length * kBytes * kRows <= kTableBytes ? kRows : kTableBytes / (of_table.length * kBytes);
   const std::int64_t rows = of_table.length == 1 ? kSingleRows : fitting;
   const std::int64_t stage =  // cells
-      streamed ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kBytes)) : 0;
+      streamed ? std::max<std::int64_t>(1, kStagedBytes / (out_cell * kNumberBytes)) : 0;
 
   const std::int64_t first_row = divide(begin, level.by_columns), last_row = divide(end - 1, level.by_columns);
   const std::int64_t behind_whole = (last_row + 1) * columns == end ? last_row + 1 : last_row;  // whole rows end here

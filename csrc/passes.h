@@ -1,6 +1,6 @@
 // The loops that all of the CPU's work ends in, over plain arrays. The compiler makes vectors of them, for the machine
-// that it compiles for and for newer ones, chosen at load time. The ones for AVX-512 are
-// written by hand.
+// that it compiles for and for newer ones, chosen at load time. Those for AVX-512 alone, which one has to ask for
+// first, are written by hand (passes_avx512.cpp, passes_narrow.cpp).
 //
 // Where a pass is said to spill, it works in whole vectors: it may read and write up to kSpill numbers behind what was
 // asked for.
@@ -22,10 +22,10 @@
 namespace anchor_ext::passes {
 
 constexpr std::int64_t kSpill = 64;
-constexpr std::int64_t kBefore = 256;  // numbers
+constexpr std::int64_t kBefore = 16;  // numbers: a line of memory begins no more pairs before a row
 
-// Of an output type, how a table holds its numbers: numbers of 16 bits in 32, where they lie in the pair that they will
-// be written in.
+// Of an output type, how a table for weave() holds its numbers: numbers of 16 bits in 32, where they lie in the pair
+// that they will be written in.
 template <typename T>
 using Entry = std::conditional_t<sizeof(T) == 2, std::uint32_t, T>;
 
@@ -97,9 +97,10 @@ struct WeaveNarrow {
   bool swapped;
 };
 void weave_narrow(const WeaveNarrow& weave);
-bool weaves_narrow(std::int64_t period);
+bool weaves_narrow(std::int64_t period);  // of the even periods only
 
-// And sums() for such a table, of cells of up to kCell numbers. Spills, but reads no centres behind the last.
+// And sums() for such a table, of cells of up to kCell numbers. Spills, but reads no centres behind the last. Where no
+// period has such a pass, nothing is written.
 void narrow_sums(Float16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
                  std::int64_t cells);
 void narrow_sums(BFloat16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,

@@ -34,11 +34,11 @@ ANCHOR_EXT_AVX512_INLINE __m512i odd_of(__m512d first, __m512d second) {
 }
 
 // To nearest even, in the lower halves.
-ANCHOR_EXT_AVX512_INLINE __m512i narrowed(BFloat16, __m512i odd) {
+ANCHOR_EXT_AVX512_INLINE __m512i nearest(BFloat16, __m512i odd) {
   const __m512i last = _mm512_and_si512(_mm512_srli_epi32(odd, 16), _mm512_set1_epi32(1));
   return _mm512_srli_epi32(_mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
 }
-ANCHOR_EXT_AVX512_INLINE __m512i narrowed(Float16, __m512i odd) {
+ANCHOR_EXT_AVX512_INLINE __m512i nearest(Float16, __m512i odd) {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(_mm512_castsi512_ps(odd), kNearest));
 }
@@ -46,7 +46,7 @@ ANCHOR_EXT_AVX512_INLINE __m512i narrowed(Float16, __m512i odd) {
 // Sums of moderate numbers, in whose lanes the two vectors have pairs in turn, see odd_of().
 template <typename T>
 ANCHOR_EXT_AVX512_INLINE void put_narrow(std::uint16_t* out, __m512d first, __m512d second) {
-  const __m256i result = _mm512_cvtepi32_epi16(narrowed(T{}, odd_of(first, second)));
+  const __m256i result = _mm512_cvtepi32_epi16(nearest(T{}, odd_of(first, second)));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), result);
 }
 
@@ -55,33 +55,35 @@ struct InTurn {
   __m512d first, second;
 };
 ANCHOR_EXT_AVX512_INLINE InTurn in_turn(const double* numbers) {
-  const __m512d low = _mm512_loadu_pd(numbers), high = _mm512_loadu_pd(numbers + kPairs);
+  const __m512d low = _mm512_loadu_pd(numbers), high = _mm512_loadu_pd(numbers + kDoubles);
   return {_mm512_permutex2var_pd(low, _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13), high),
           _mm512_permutex2var_pd(low, _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15), high)};
 }
 
-// Eight cells: a whole number of vectors, of numbers and of which cell each belongs to.
+// Of eight cells, which are a whole number of vectors, the numbers, and which of the cells each belongs to.
 struct EightCells {
+  static constexpr int kCells = kDoubles;
   __m512d numbers[kCell + 1];
   __m512i cells[kCell + 1];
 
   ANCHOR_EXT_AVX512_INLINE void set(const double* of_cell, std::int64_t count) {
-    double repeated[kPairs * kCell + 2 * kLanes];
-    for (std::int64_t i = 0; i < kPairs * count + kLanes; i += count)
-      for (std::int64_t j = 0; j < count; j += kPairs) _mm512_storeu_pd(repeated + i + j, _mm512_loadu_pd(of_cell + j));
+    double repeated[kCells * kCell + 2 * kLanes];
+    for (std::int64_t i = 0; i < kCells * count + kLanes; i += count)
+      for (std::int64_t j = 0; j < count; j += kDoubles)
+        _mm512_storeu_pd(repeated + i + j, _mm512_loadu_pd(of_cell + j));
     double places[kLanes];
     for (int i = 0; i < kLanes; ++i) places[i] = i + 0.5;
     const InTurn place = in_turn(places);
     const __m512d by_count = _mm512_set1_pd(1.0 / static_cast<double>(count));
     for (std::int64_t v = 0; v < count; v += 2) {
-      const InTurn some = in_turn(repeated + kPairs * v);
-      const __m512d before = _mm512_set1_pd(static_cast<double>(kPairs * v));
+      const InTurn some = in_turn(repeated + kDoubles * v);
+      const __m512d before = _mm512_set1_pd(static_cast<double>(kDoubles * v));
       numbers[v] = some.first, numbers[v + 1] = some.second;
-      cells[v] = whole(_mm512_mul_pd(_mm512_add_pd(place.first, before), by_count));
-      cells[v + 1] = whole(_mm512_mul_pd(_mm512_add_pd(place.second, before), by_count));
+      cells[v] = cut(_mm512_mul_pd(_mm512_add_pd(place.first, before), by_count));
+      cells[v + 1] = cut(_mm512_mul_pd(_mm512_add_pd(place.second, before), by_count));
     }
   }
-  static ANCHOR_EXT_AVX512_INLINE __m512i whole(__m512d value) {
+  static ANCHOR_EXT_AVX512_INLINE __m512i cut(__m512d value) {
     return _mm512_cvtepi32_epi64(_mm512_cvttpd_epi32(value));
   }
 };
@@ -90,8 +92,8 @@ template <typename T>
 ANCHOR_EXT_AVX512 void narrow_sums_of(std::uint16_t* out, const double* numbers, std::int64_t count,
                                       const double* centres, std::int64_t cells) {
   bool moderate = true;
-  for (std::int64_t j = 0; j < count; j += kPairs) {
-    const auto some = static_cast<__mmask8>((1u << std::min<std::int64_t>(count - j, kPairs)) - 1);
+  for (std::int64_t j = 0; j < count; j += kDoubles) {
+    const auto some = static_cast<__mmask8>((1u << std::min<std::int64_t>(count - j, kDoubles)) - 1);
     moderate &= are_moderate(_mm512_maskz_loadu_pd(some, numbers + j));
   }
   constexpr std::int64_t kFew = 32;  // cells for which eight of them are not worth the trouble
@@ -99,15 +101,16 @@ ANCHOR_EXT_AVX512 void narrow_sums_of(std::uint16_t* out, const double* numbers,
   if (cells > kFew) eight.set(numbers, count);
   const InTurn of_cell[] = {in_turn(numbers), in_turn(numbers + kLanes)};
 
-  for (std::int64_t cell = 0; cell < cells; cell += kPairs, out += kPairs * count, centres += kPairs) {
-    const std::int64_t some = std::min<std::int64_t>(cells - cell, kPairs);
+  constexpr std::int64_t kCells = EightCells::kCells;
+  for (std::int64_t cell = 0; cell < cells; cell += kCells, out += kCells * count, centres += kCells) {
+    const std::int64_t some = std::min(cells - cell, kCells);
     const __m512d of_cells = _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << some) - 1), centres);
     if (!(moderate && are_moderate(of_cells))) {
-      for (std::int64_t i = 0; i < some * count; ++i)
-        out[i] = round_to<T>(numbers[i % count] + centres[i / count]).bits;
+      for (std::int64_t i = 0; i < some; ++i)
+        for (std::int64_t j = 0; j < count; ++j) out[i * count + j] = round_to<T>(numbers[j] + centres[i]).bits;
     } else if (cells > kFew) {
-      for (std::int64_t v = 0; kPairs * v < some * count; v += 2)
-        put_narrow<T>(out + kPairs * v,
+      for (std::int64_t v = 0; kDoubles * v < some * count; v += 2)
+        put_narrow<T>(out + kDoubles * v,
                       _mm512_add_pd(eight.numbers[v], _mm512_permutexvar_pd(eight.cells[v], of_cells)),
                       _mm512_add_pd(eight.numbers[v + 1], _mm512_permutexvar_pd(eight.cells[v + 1], of_cells)));
     } else {
@@ -140,23 +143,22 @@ ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_narrow_vectors(const Weav
   constexpr std::int64_t kTogether = kLanes * kVectors;
   constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(std::uint16_t)) / kTogether * kTogether;
   const auto period = static_cast<int>(weave.period);
+  const std::uint8_t* const repetition = kRepetition.from[period] + kRepetition.multiple[period];
+  const __m512i y_half = _mm512_set1_epi32(swapped ? 0xffff : 0xffff0000);
   Narrow<kVectors, swapped> narrow;
-  __m512i from[kVectors];
-#pragma GCC unroll 9
-  for (int v = 0; v < kVectors; ++v) {
-    const std::uint8_t* const lanes = kRepetition.from[period] + kLanes * v;
-    const __m512i once = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
-    from[v] = swapped ? once : _mm512_slli_epi32(once, 16);
-  }
-  const __m512i of_y = _mm512_set1_epi32(swapped ? 0xffff : 0xffff0000);
   for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
     const std::int64_t pairs = std::min(kTile, weave.pairs - left);
     for (std::int64_t row = 0; row < weave.rows; ++row) {
+      std::uint16_t* const out = weave.out + 2 * (row * weave.pairs + left);
+      const int before = static_cast<int>(reinterpret_cast<std::uintptr_t>(out) % kLine / (kLine / kLanes));
       const __m512i ys = _mm512_loadu_si512(weave.ys + row * weave.period);
 #pragma GCC unroll 9
-      for (int v = 0; v < kVectors; ++v) narrow.ys[v] = _mm512_and_si512(_mm512_permutexvar_epi16(from[v], ys), of_y);
-      std::uint16_t* const out = weave.out + 2 * (row * weave.pairs + left);
-      const int before = cells_before<kLanes>(period, out) * period;
+      for (int v = 0; v < kVectors; ++v) {
+        const auto* const lanes = reinterpret_cast<const __m128i*>(repetition - before + kLanes * v);
+        const __m512i once = _mm512_cvtepu8_epi32(_mm_loadu_si128(lanes));
+        const __m512i from = swapped ? once : _mm512_slli_epi32(once, 16);
+        narrow.ys[v] = _mm512_and_si512(_mm512_permutexvar_epi16(from, ys), y_half);
+      }
       put_row(narrow, weave.xs + left - before, out, before, pairs);
     }
   }

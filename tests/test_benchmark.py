@@ -200,9 +200,24 @@ def cuda_row(threads: int = 1) -> dict:
 def cuda_result() -> dict:
     about = {**timing.versions(), "torchvision": "0", "system": "Linux", "hardware": "a GPU", "device": "cuda"}
     m = {"anchor_ext out=": 0.5, "fill_": 0.4}
-    grown = [{"image_shape": SHAPE, "num_anchors": count, "nanoseconds_per_anchor": m} for count in (1000, 10_000)]
+    samples = {name: [value * 1e-6] for name, value in m.items()}
+    row = {"image_shape": SHAPE, "nanoseconds_per_anchor": m, "seconds": samples}
+    grown = [{**row, "num_anchors": count} for count in (1000, 10_000)]
     remarks = ["It ends there."]
     return {"command": "bench", "about": about, "remarks": remarks, "rows": [cuda_row()], "growth": grown}
+
+
+def test_ratios_are_of_the_same_round():
+    samples = {"ours": [1.0, 10.0, 1.0, 11.0, 12.0], "theirs": [2.0, 20.0, 2.0], "nothing": [0.0, 0.0]}
+    assert tables.ratio(samples, "theirs", "ours") == "2.00"  # 2 / 10 as medians
+    assert tables.ratio(samples, "ours", "nothing") == tables.ratio(samples, "ours", "absent") == "-"
+
+
+def test_what_is_given_to_write_into_is_the_same_memory():
+    case = rivals.Case(SHAPE, torch.float32, CPU)
+    assert rivals.given(case)().data_ptr() == rivals.fill(case)().data_ptr()
+    rivals.given(case)
+    assert case.out.isnan().all()  # nothing right is left there for the next one's check
 
 
 def test_the_page_of_a_cuda_run():

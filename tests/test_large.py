@@ -14,14 +14,14 @@ WIDE = 8323  # columns: more than a table holds, even of their centres
 
 
 @pytest.mark.parametrize(("layout", "components"), [("xyxy", 4), ("yxyx", 4), ("point", 2), ("cxcywha", 5)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("count", "least", "columns"),
     [
-        *((count, LARGE, 151) for count in (1, 7, 9)),
-        *((count, LARGE, WIDE) for count in (1, 9)),
-        *((count, MORE_THAN_CACHES, 1003) for count in (1, 4, 9)),
-        (9, MORE_THAN_CACHES, WIDE),
+        *((count, LARGE, 151) for count in (1, 6, 7, 9)),
+        *((count, LARGE, WIDE) for count in (1, 9, 10)),
+        *((count, MORE_THAN_CACHES, 1003) for count in (1, 3, 4, 9, 12)),
+        *((count, MORE_THAN_CACHES, WIDE) for count in (5, 9, 12)),
     ],
 )
 def test_every_layout(layout, components, dtype, count, least, columns):
@@ -31,7 +31,7 @@ def test_every_layout(layout, components, dtype, count, least, columns):
     shapes = [(rows, columns), (5, 9)]  # whose rows begin at no line of a cache
     out = torch.full((sum(grid.level_sizes(shapes)) * components + 3,), torch.nan, dtype=dtype)
     view = out[1:-2].view(-1, components)
-    assert least <= view.nbytes < 1.1 * least
+    assert least <= view.nbytes < 1.2 * least
     grid(shapes, dtype=dtype, out=view)
     assert out[0].isnan() and out[-2:].isnan().all()
     for index in torch.arange(len(view)).split(1 << 20):

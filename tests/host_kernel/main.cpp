@@ -214,17 +214,20 @@ void check_flags(const Pyramid& pyramid, const Question& question) {
            "a flag is missing, or written outside");
 }
 
-// Of up to kCell numbers and of a few and of many centres, in every order that cells come in.
+// Of cells of so many numbers, few cells or many. Behind the centres nothing may be read.
 template <typename T>
 void check_narrow_sums(const double* numbers, std::int64_t count, const double* centres, std::int64_t cells) {
   constexpr std::uint16_t kPoisoned = 0xabcd;
   const auto length = static_cast<std::size_t>(count * cells);
-  std::vector<std::uint16_t> sums(length + passes::kSpill, kPoisoned);
-  passes::narrow_sums(T{}, sums.data(), numbers, count, centres, cells);
+  std::vector<std::uint16_t> sums(length + passes::kSpill + kGuard, kPoisoned);
+  const std::vector<double> alone(centres, centres + cells);
+  passes::narrow_sums(T{}, sums.data(), numbers, count, alone.data(), cells);
   for (std::size_t i = 0; i < length; ++i) {
     const auto at = static_cast<std::int64_t>(i);
     expect(sums[i] == round_to<T>(numbers[at % count] + centres[at / count]).bits, "a narrow sum is another one");
   }
+  for (std::size_t i = length + passes::kSpill; i < sums.size(); ++i)
+    expect(sums[i] == kPoisoned, "narrow sums spill further than they may");
 }
 
 // The CPU's sums rounded to 16 bits, against the rounding that everything else goes through: at, and right beside, the
@@ -256,18 +259,19 @@ void check_sums(int mantissa, int least, int most) {  // exponents
     }
   }
   if (!passes::weaves_narrow(2)) return;
-  std::vector<double> moderate{0.0, -0.0};  // what the vectors are for; the others are refused
+  std::vector<double> moderate{0.0, -0.0};  // what the vectors are for; the others are rounded one by one
   for (const double number : numbers)
     if (std::abs(number) >= 0x1p-60 && std::abs(number) <= 0x1p+100) moderate.push_back(number);
   const auto many = static_cast<std::int64_t>(moderate.size());
   moderate.resize(moderate.size() + passes::kSpill);
-  std::vector<double> small{-0.0, 0.0, 0x1p-60, -0x1p-60, 1.5, -1.5, 0x1.fffffffffffffp-60, 100.25, -100.25, 0x1p+100};
-  small.resize(64);
+  const double edges[] = {-0.0, 0.0, 0x1p-60, -0x1p-60, 1.5, -1.5, 0x1.fffffffffffffp-60, 100.25, -100.25, 0x1p+100};
+  std::vector<double> small(128);  // whose sums are 0, too, and what remains of two that are nearly the same
+  for (std::size_t i = 0; i < small.size(); ++i) small[i] = edges[i * 7 % 10];
   for (std::int64_t count = 1; count <= passes::kCell; ++count)
     for (const std::int64_t cells : {1, 7, 8, 9, 31, 33, 61}) {
       check_narrow_sums<T>(moderate.data() + 97 * count, count, moderate.data() + 1009 * count, cells);
       check_narrow_sums<T>(numbers.data() + 97 * count, count, numbers.data() + 1009 * count, cells);
-      check_narrow_sums<T>(small.data(), count, small.data(), std::min<std::int64_t>(cells, 10));
+      check_narrow_sums<T>(small.data(), count, small.data() + 3, cells);
     }
   const std::vector<double> nothing(passes::kSpill, -0.0);
   check_narrow_sums<T>(nothing.data(), 1, moderate.data(), many);
