@@ -25,7 +25,7 @@ def number(value: float | None, digits: int = 1) -> str:
 def ratio(samples: dict[str, list[float]], above: str, below: str, digits: int = 2) -> str:
     """The median of what each round says: a machine that is slow for some rounds is slow for both."""
     rounds = zip(samples.get(above, []), samples.get(below, []), strict=False)  # of a slow function there are fewer
-    quotients = [over / under for over, under in rounds if under > 0]
+    quotients = [over / under for over, under in rounds if over > 0 and under > 0]  # 0: no kernel was seen
     return number(statistics.median(quotients) if quotients else None, digits)
 
 
@@ -85,7 +85,7 @@ def bandwidth_table(rows: list[dict[str, Any]]) -> list[str]:
         rates = {name: bytes_per_second(row["bytes"], m[name]) for name in names if name in m}
         known = {name: rate for name, rate in rates.items() if rate}
         cells = [number(known[name] / 1e9 if name in known else None) for name in names]
-        limit = ratio(row["cuda"]["kernel"], "fill_", "anchor_ext out=")  # of times, the other way round
+        limit = ratio(row["cuda"]["kernel"], "fill_", "anchor_ext out=")  # of rates, which is that of times upside down
         lines.append([*row_name(row)[1:], f"{row['bytes']:,}", *cells, limit])
     return markdown(["dtype", "image", "bytes", *names, "out=/fill_"], lines)
 
