@@ -4,10 +4,10 @@
 // columns and of rows, and what is written is those two combined: one pass at the speed of a fill, whatever the
 // arithmetic and the output type. What limits that pass is where its bytes go, so that it is kept from reading much:
 //   - what a row repeats stays in registers, where the machine has enough of them;
-//   - where a number is but a sum rounded to float32, the tables hold the centres, and a machine with AVX-512 adds and
-//     rounds whenever it writes;
+//   - where a number is but a sum rounded to float32, and there are more of them than a second cache keeps, the tables
+//     hold the centres, and a machine with AVX-512 adds and rounds whenever it writes;
 //   - else the arithmetic and the roundings are done once per column and once per row, and what is read again and again
-//     is small: with AVX-512 numbers of 16 bits are kept in 16 bits, and not where they lie in a pair;
+//     is small: with AVX-512 numbers of 16 bits are kept in 16 bits, not in the 32 of the pair that they will be in;
 //   - the columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
 //     serves many rows before the next one does;
 //   - runs are long, and follow one another in memory;
@@ -30,6 +30,7 @@ constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should h
 constexpr std::int64_t kRows = 64;           // computed at once
 constexpr std::int64_t kSingleRows = 1024;   // where a row has but one entry
 constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
+constexpr std::int64_t kSecondCache = std::int64_t{1} << 20;   // that a core has, or more
 constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
 constexpr std::int64_t kCentres = 1024;                        // computed at once
 static_assert(passes::kTileBytes >= 2 * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)) &&
@@ -78,7 +79,7 @@ class Tables {
  private:
   static constexpr std::int64_t kSpillBytes = passes::kSpill * static_cast<std::int64_t>(sizeof(double));
   struct alignas(kLine) Memory {
-    double before_x[passes::kBefore];  // which is read, too
+    double before_x[passes::kBefore];  // read with a row's first line, and not written
     unsigned char x[kTableBytes + kSpillBytes], y[kTableBytes + kSpillBytes];
     unsigned char staged[kTableBytes + kSpillBytes];  // a cell must fit here, too
     double centres[kCentres + passes::kSpill];
@@ -217,11 +218,11 @@ std::int64_t repeated(std::int64_t cell, std::int64_t step, const Level& level) 
   return std::min(cells, level.x.cells) * cell;
 }
 
-// What the rows' table holds of a row: a cell's numbers, repeated to the length that a pass works with or for the pass
-// to repeat, the latter in 16 bits where they will be written so; or the centre only, where the pass adds the numbers.
-// The columns' table has the same widths.
+// What the rows' table holds of a row: a cell's numbers, repeated to the length that a pass works with; as they will be
+// written, for the pass to repeat; or the centre only, where the pass adds the numbers. The columns' table has the same
+// widths.
 struct Row {
-  enum Holds { whole, cell, narrow, centre } holds;
+  enum Holds { whole, cell, centre } holds;
   std::int64_t length;  // entries per row
 };
 
@@ -242,8 +243,8 @@ struct Paired {
   const bool once = is_rounded_once<T>(pyramid);
   const bool all_move_once = once && moving == (1 << of_out) - 1;
   const Tables& tables = anchor_ext::tables();
-  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);         // entries in its place
-  static constexpr std::int64_t kNarrow = sizeof(Entry) / sizeof(std::uint16_t);  // in an entry's place
+  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);  // entries in its place
+  static constexpr std::int64_t kNumbers = sizeof(Entry) / sizeof(Number);
 
   // The cell anchors' components along one axis.
   void halves(const Level& level, bool second, double* to) const {
@@ -254,24 +255,26 @@ struct Paired {
     else
       for (; cell_anchor < behind; cell_anchor += 2) *to++ = *cell_anchor;
   }
-  Row row(const Level& level) const {
+  Row row(const Level& level, std::int64_t bytes) const {
     const std::int64_t cell = level.num_cell_anchors * of_y;
-    if (std::is_same_v<T, float> && all_move_once && passes::weaves_sums(cell)) return {Row::centre, kCentre};
-    if (std::is_same_v<T, float> && cell > 1 && passes::weaves_cells(cell)) return {Row::cell, passes::kCell};
-    if (sizeof(T) == 2 && passes::weaves_narrow(cell)) return {Row::narrow, cell / kNarrow};
+    if constexpr (sizeof(T) < sizeof(double)) {
+      const bool cells = cell > 1 && passes::weaves_cells(Number{}, cell);
+      const bool sums = std::is_same_v<T, float> && all_move_once && passes::weaves_sums(cell);
+      if (sums && (!cells || bytes > kSecondCache)) return {Row::centre, kCentre};
+      if (cells) return {Row::cell, cell / kNumbers};
+    }
     return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
   }
   // Entries per column.
   std::int64_t column(const Level& level, const Row& row) const {
     if (row.holds == Row::centre) return kCentre;
-    return level.num_cell_anchors * of_x / (row.holds == Row::narrow ? kNarrow : 1);
+    return level.num_cell_anchors * of_x / (row.holds == Row::cell ? kNumbers : 1);
   }
   void prepare(const Level& level, const Row& row) const {
     if (!all_move_once) return;
     halves(level, swapped, tables.x_numbers());
     halves(level, !swapped, tables.y_numbers());
-    const bool of_cells = row.holds == Row::whole || row.holds == Row::cell;
-    if (of_cells) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
+    if (row.holds == Row::whole) replicate(tables.y_numbers(), level.num_cell_anchors * of_y, row.length);
   }
   void centres(const Side& side, std::int64_t begin, std::int64_t end, double* to) const {
     if (pyramid.plain)
@@ -338,14 +341,14 @@ struct Paired {
     if (row.holds == Row::centre) return centres(level.x, begin, end, reinterpret_cast<double*>(to));
     const double* const numbers = tables.x_numbers();
     if constexpr (sizeof(T) == 2)
-      if (row.holds == Row::narrow) return narrow_cells(level, swapped, level.x, numbers, begin, end, to);
+      if (row.holds == Row::cell) return narrow_cells(level, swapped, level.x, numbers, begin, end, to);
     cells(level, swapped, level.x, numbers, begin, end, level.num_cell_anchors * of_x, to);
   }
   void rows(const Level& level, std::int64_t begin, std::int64_t end, const Row& row, Entry* to) const {
     if (row.holds == Row::centre) return centres(level.y, begin, end, reinterpret_cast<double*>(to));
     const double* const numbers = tables.y_numbers();
     if constexpr (sizeof(T) == 2)
-      if (row.holds == Row::narrow) return narrow_cells(level, !swapped, level.y, numbers, begin, end, to);
+      if (row.holds == Row::cell) return narrow_cells(level, !swapped, level.y, numbers, begin, end, to);
     cells(level, !swapped, level.y, numbers, begin, end, row.length, to);
   }
   void combine(const Level& level, Number* out, const Entry* xs, const Entry* ys, std::int64_t anchors, const Row& row,
@@ -356,12 +359,11 @@ struct Paired {
       if (row.holds == Row::centre)
         return passes::weave_sums({out, tables.x_numbers(), tables.y_numbers(), reinterpret_cast<const double*>(xs),
                                    reinterpret_cast<const double*>(ys), pairs, period, rows, swapped});
-    if constexpr (std::is_same_v<T, float>)
-      if (row.holds == Row::cell) return passes::weave_cells({out, xs, ys, pairs, period, rows, swapped});
-    if constexpr (sizeof(T) == 2)
-      if (row.holds == Row::narrow)
-        return passes::weave_narrow({out, reinterpret_cast<const Number*>(xs), reinterpret_cast<const Number*>(ys),
-                                     pairs, period, rows, swapped});
+    if constexpr (sizeof(T) < sizeof(double))
+      if (row.holds == Row::cell)
+        return passes::weave_cells(passes::WeaveCells<Number>{out, reinterpret_cast<const Number*>(xs),
+                                                              reinterpret_cast<const Number*>(ys), pairs, period, rows,
+                                                              swapped});
     passes::weave({out, xs, ys, pairs, row.length, rows, swapped, spills});
   }
   inline __attribute__((always_inline)) void at(const double* cell_anchor, Centre centre, Number* out) const {
@@ -394,7 +396,9 @@ struct Turned {
   const bool once = is_rounded_once<T>(pyramid);
   const Tables& tables = anchor_ext::tables();
 
-  Row row(const Level& level) const { return {Row::whole, repeated<Number>(level.num_cell_anchors * of_y, 1, level)}; }
+  Row row(const Level& level, std::int64_t) const {
+    return {Row::whole, repeated<Number>(level.num_cell_anchors * of_y, 1, level)};
+  }
   void prepare(const Level&, const Row&) const {}
 
   template <bool of_row>
@@ -450,7 +454,9 @@ struct Flags {
   const int of_out = 1, of_x = 1, of_y = 1;
   const Tables& tables = anchor_ext::tables();
 
-  Row row(const Level& level) const { return {Row::whole, repeated<Number>(level.num_cell_anchors, 1, level)}; }
+  Row row(const Level& level, std::int64_t) const {
+    return {Row::whole, repeated<Number>(level.num_cell_anchors, 1, level)};
+  }
   void prepare(const Level&, const Row&) const {}
   void answers(const Level& level, std::uint8_t axis, std::int64_t valid, const Side& side, std::int64_t begin,
                std::int64_t end, std::int64_t length, bool* to) const {
@@ -483,10 +489,11 @@ struct Flags {
 };
 
 // Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies, and `behind` where the
-// thread's last one ends: up to there the passes may spill, as what comes next is yet to be written.
+// thread's last one ends: up to there the passes may spill, as what comes next is yet to be written. `bytes`: of all
+// that the thread writes.
 template <typename Content>
 void write_level(const Content& content, const Level& level, typename Content::Number* out, std::int64_t begin,
-                 std::int64_t end, const typename Content::Number* behind, bool streamed) {
+                 std::int64_t end, const typename Content::Number* behind, std::int64_t bytes, bool streamed) {
   using Number = typename Content::Number;
   using Entry = typename Content::Entry;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
@@ -497,7 +504,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
 
   // Few divisions: of a small image they would be a third of the work.
   const std::int64_t columns = level.x.cells, cell = level.num_cell_anchors;
-  const Row of_table = content.row(level);
+  const Row of_table = content.row(level, bytes);
   const std::int64_t x_cell = content.column(level, of_table), out_cell = cell * content.of_out;
   const std::int64_t fit = columns * x_cell * kBytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
   const std::int64_t fitting =
@@ -557,6 +564,7 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
   const bool streamed =
       pyramid.num_anchors * content.of_out * static_cast<std::int64_t>(sizeof(Number)) >= kStreamBytes;
   const Number* const behind = out + end * content.of_out;
+  const std::int64_t bytes = (end - flat) * content.of_out * static_cast<std::int64_t>(sizeof(Number));
   while (flat < end) {
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];
@@ -564,7 +572,7 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
     const std::int64_t left = divide(end - flat, level.by_cell_anchors);
     const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, left);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, streamed);
+      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, bytes, streamed);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
       content.one(flat, out + content.of_out * flat);

@@ -22,7 +22,7 @@
 namespace anchor_ext::passes {
 
 constexpr std::int64_t kSpill = 64;
-constexpr std::int64_t kBefore = 16;  // numbers: a line of memory begins no more pairs before a row
+constexpr std::int64_t kBefore = 16;  // xs: the line that a row begins in has up to 15 pairs, or 3 cells, before it
 
 // Of an output type, how a table for weave() holds its numbers: numbers of 16 bits in 32, where they lie in the pair
 // that they will be written in.
@@ -74,41 +74,35 @@ void weave(const Weave<double>& weave);
 void weave(const Weave<float>& weave);
 void weave(const Weave<std::uint16_t>& weave);
 
-// The same where a row's ys are those of one cell, which has kCell of them in the table, the first `period` of which
-// count, and the pass repeats them. Never spills; reads up to kSpill behind xs.
+// The same where a row's ys are those of one cell, up to kCell of them, one row's behind the other's, and either table
+// has numbers as they will be written. Never spills; reads up to kSpill behind either table, and up to kBefore before
+// xs.
 constexpr std::int64_t kCell = 32;
+template <typename Number>  // float, or std::uint16_t for either type of 16 bits
 struct WeaveCells {
-  float* out;
-  const float *xs, *ys;
+  Number* out;
+  const Number *xs, *ys;
   std::int64_t pairs, period, rows;
   bool swapped;
 };
-void weave_cells(const WeaveCells& weave);
+void weave_cells(const WeaveCells<float>& weave);
+void weave_cells(const WeaveCells<std::uint16_t>& weave);
 
-// Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell.
-bool weaves_cells(std::int64_t period);
+// Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell; of the even ones
+// only in 16 bits.
+bool weaves_cells(float, std::int64_t period);
+bool weaves_cells(std::uint16_t, std::int64_t period);
 
-// The same in 16 bits, with tables of 16 bits, of rows' `period` ys one behind the other. Never spills; reads up to
-// kSpill behind either table, and up to kBefore before xs.
-struct WeaveNarrow {
-  std::uint16_t* out;
-  const std::uint16_t *xs, *ys;
-  std::int64_t pairs, period, rows;
-  bool swapped;
-};
-void weave_narrow(const WeaveNarrow& weave);
-bool weaves_narrow(std::int64_t period);  // of the even periods only
-
-// And sums() for such a table, of cells of up to kCell numbers. Spills, but reads no centres behind the last. Where no
-// period has such a pass, nothing is written.
+// And sums() for such a table, of cells of up to kCell numbers, where weaves_cells() says that there is a pass. Spills,
+// but reads no centres behind the last.
 void narrow_sums(Float16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
                  std::int64_t cells);
 void narrow_sums(BFloat16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
                  std::int64_t cells);
 
-// The same without tables: the numbers are cells' own and the centres', xs of columns and ys of rows, added and rounded
-// once as often as they are written: faster than to read what was rounded before, since less is read beside what is
-// written. Never spills; reads up to kSpill behind the numbers and xs, and up to kBefore before xs.
+// As weave_cells(), without tables: the numbers are cells' own and the centres', xs of columns and ys of rows, added
+// and rounded once as often as they are written. Never spills; reads up to kSpill behind the numbers and xs, and up to
+// kBefore before xs.
 struct WeaveSums {
   float* out;
   const double *x_numbers, *y_numbers, *xs, *ys;

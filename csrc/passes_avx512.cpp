@@ -1,5 +1,8 @@
-// For machines with AVX-512: the passes that anchors in float32 end in, where what a row repeats stays in registers.
+// For machines with AVX-512: passes that write whole lines of memory, of what stays in registers.
+#include <algorithm>
 #include <array>
+#include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "avx512.h"
@@ -9,67 +12,156 @@
 namespace anchor_ext::passes {
 namespace {
 
-// Where pairs of two vectors lie: in the first of the two that are written, and in the second.
-struct Order {
-  __m512i first, second;
-};
+constexpr std::uintptr_t kLine = 64;  // bytes of memory: a store that straddles two of them counts twice
+constexpr int kMaxPairs = 16;         // of a line: of numbers of 16 bits
+constexpr int kMaxLines = 9;          // in registers, of which a pass needs some beside them
 
-ANCHOR_EXT_AVX512_INLINE Order order_of(bool swapped) {
-  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i other = _mm512_set1_epi32(swapped ? kLanes : 0);
-  return {_mm512_xor_si512(first, other), _mm512_xor_si512(_mm512_add_epi32(first, _mm512_set1_epi32(8)), other)};
-}
-
-ANCHOR_EXT_AVX512_INLINE void put(float* out, const Order& order, __m512i x, __m512i y) {
-  _mm512_storeu_si512(out, _mm512_permutex2var_epi32(x, order.first, y));
-  _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi32(x, order.second, y));
-}
-
-// The first `pairs` of less than a vector.
-ANCHOR_EXT_AVX512_INLINE void put(float* out, const Order& order, __m512i x, __m512i y, std::int64_t pairs) {
-  const std::uint32_t mask = (std::uint32_t{1} << 2 * pairs) - 1;
-  _mm512_mask_storeu_epi32(out, static_cast<__mmask16>(mask), _mm512_permutex2var_epi32(x, order.first, y));
-  const __m512i second = _mm512_permutex2var_epi32(x, order.second, y);
-  _mm512_mask_storeu_epi32(out + kLanes, static_cast<__mmask16>(mask >> kLanes), second);
-}
-
-template <int kVectors>
-ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_vectors(const WeaveCells& weave) {
-  constexpr std::int64_t kPeriod = kLanes * kVectors;
-  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(float)) / kPeriod * kPeriod;
-  const Order order = order_of(weave.swapped);
-  __m512i from[kVectors], ys[kVectors];
-#pragma GCC unroll 9
-  for (int v = 0; v < kVectors; ++v) {
-    const std::uint8_t* const lanes = kRepetition.from[weave.period] + kLanes * v;
-    from[v] = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
+// Of the pairs that fill all lines, those from `begin` to before `end`.
+template <typename Lines, typename X, typename Number>
+ANCHOR_EXT_AVX512_INLINE void put_some(const Lines& lines, const X* xs, Number* out, std::int64_t begin,
+                                       std::int64_t end) {
+  constexpr int kPairsOfLine = Lines::kPairsOfLine, kLanesOfPair = kFloats / kPairsOfLine;
+#pragma GCC unroll 13
+  for (int v = 0; v < Lines::kLines; ++v) {
+    const std::int64_t first = std::max<std::int64_t>(begin - kPairsOfLine * v, 0);
+    const std::int64_t behind = std::min<std::int64_t>(end - kPairsOfLine * v, kPairsOfLine);
+    if (behind <= 0) break;
+    if (first >= behind) continue;
+    const std::uint32_t some = (std::uint32_t{1} << kLanesOfPair * behind) - (std::uint32_t{1} << kLanesOfPair * first);
+    _mm512_mask_storeu_epi32(out + 2 * kPairsOfLine * v, static_cast<__mmask16>(some), lines.line(xs, v));
   }
-  for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
-    const std::int64_t right = std::min(left + kTile, weave.pairs);
-    for (std::int64_t row = 0; row < weave.rows; ++row) {
-      const __m512i first = _mm512_loadu_si512(weave.ys + kCell * row);
-      const __m512i second = _mm512_loadu_si512(weave.ys + kCell * row + kLanes);
-#pragma GCC unroll 9
-      for (int v = 0; v < kVectors; ++v) ys[v] = _mm512_permutex2var_epi32(first, from[v], second);
+}
 
-      float* out = weave.out + 2 * (row * weave.pairs + left);
-      const float* xs = weave.xs + left;
-      std::int64_t pairs = right - left;
-      for (; pairs >= kPeriod; pairs -= kPeriod, xs += kPeriod, out += 2 * kPeriod)
+// A row, whose first line begins `before` pairs before it: fewer than all lines have, and there are xs of them.
+template <typename Lines, typename X, typename Number>
+ANCHOR_EXT_AVX512_INLINE void put_row(const Lines& lines, const X* xs, Number* out, std::int64_t before,
+                                      std::int64_t pairs) {
+  constexpr int kTogether = Lines::kLines * Lines::kPairsOfLine;
+  out -= 2 * before;
+  pairs += before;
+  if (before > 0) {
+    put_some(lines, xs, out, before, std::min<std::int64_t>(pairs, kTogether));
+    pairs -= kTogether, xs += Lines::kStep, out += 2 * kTogether;
+  }
+  for (; pairs >= kTogether; pairs -= kTogether, xs += Lines::kStep, out += 2 * kTogether)
+#pragma GCC unroll 13
+    for (int v = 0; v < Lines::kLines; ++v) _mm512_storeu_si512(out + 2 * Lines::kPairsOfLine * v, lines.line(xs, v));
+  put_some(lines, xs, out, 0, pairs);
+}
+
+// How many lines a period and its repetitions fill to the last pair, and of the few some more for a longer loop. 0 for
+// periods that would take more registers than there are, or seven lines: those are rare.
+constexpr int lines_of(std::int64_t period, std::int64_t pairs_of_line) {
+  const std::int64_t power = period & -period;  // of two, the largest that divides it
+  const std::int64_t lines = period / std::min(power, pairs_of_line);
+  if (lines == 1 || lines == 2) return 4;
+  if (lines == 3) return 6;
+  return lines == 5 || lines == kMaxLines ? static_cast<int>(lines) : 0;
+}
+
+// i % period, for every period, from where a row may begin up to a line earlier: at the first multiple of the period
+// that is no less than a line.
+struct Repetition {
+  static constexpr int kLength = kMaxPairs * kMaxLines + static_cast<int>(kCell);
+  std::uint8_t from[kCell + 1][kLength];
+  std::uint8_t multiple[kCell + 1];
+};
+constexpr Repetition repetition() {
+  Repetition result{};
+  for (int period = 1; period <= kCell; ++period) {
+    for (int i = 0; i < Repetition::kLength; ++i) result.from[period][i] = static_cast<std::uint8_t>(i % period);
+    result.multiple[period] = static_cast<std::uint8_t>((kMaxPairs + period - 1) / period * period);
+  }
+  return result;
+}
+constexpr Repetition kRepetition = repetition();
+
+// Calls `function` with one of what lines_of() says, which it knows while it is compiled.
+template <typename Function>
+void with_lines(int lines, const Function& function) {
+  switch (lines) {
+    case 4:
+      return function(std::integral_constant<int, 4>{});
+    case 5:
+      return function(std::integral_constant<int, 5>{});
+    case 6:
+      return function(std::integral_constant<int, 6>{});
+    case kMaxLines:
+      return function(std::integral_constant<int, kMaxLines>{});
+  }
+}
+
+// What stays in registers of a row: its ys, where they are in a pair, with nothing where an x is.
+template <typename Number, int lines, bool swapped>
+struct Cells {
+  static constexpr int kLines = lines, kPairsOfLine = kLine / (2 * sizeof(Number)), kStep = lines * kPairsOfLine;
+  __m512i ys[kLines];
+
+  // `of_row`: the row's ys, kCell of them, though only a period of them count; `repetition`: for each pair, which it
+  // has.
+  ANCHOR_EXT_AVX512_INLINE void set(const Number* of_row, const std::uint8_t* repetition) {
+    const __m512i first = _mm512_loadu_si512(of_row);
+    if constexpr (sizeof(Number) == 2) {
 #pragma GCC unroll 9
-        for (int v = 0; v < kVectors; ++v) put(out + 2 * kLanes * v, order, _mm512_loadu_si512(xs + kLanes * v), ys[v]);
+      for (int v = 0; v < kLines; ++v) {
+        const auto* const of_line = reinterpret_cast<const __m128i*>(repetition + kPairsOfLine * v);
+        const __m512i once = _mm512_cvtepu8_epi32(_mm_loadu_si128(of_line));
+        const __m512i from = swapped ? once : _mm512_slli_epi32(once, 16);
+        ys[v] = _mm512_maskz_permutexvar_epi16(swapped ? 0x55555555 : 0xaaaaaaaa, from, first);
+      }
+    } else {
+      const __m512i second = _mm512_loadu_si512(of_row + kFloats);
 #pragma GCC unroll 9
-      for (int v = 0; v < kVectors; ++v) {
-        if (pairs <= 0) break;
-        const __m512i some = _mm512_loadu_si512(xs + kLanes * v);
-        if (pairs >= kLanes)
-          put(out + 2 * kLanes * v, order, some, ys[v]);
-        else
-          put(out + 2 * kLanes * v, order, some, ys[v], pairs);
-        pairs -= kLanes;
+      for (int v = 0; v < kLines; ++v) {
+        const auto* const of_line = reinterpret_cast<const __m128i*>(repetition + kPairsOfLine * v);
+        const __m512i once = _mm512_cvtepu8_epi64(_mm_loadl_epi64(of_line));
+        const __m512i from = swapped ? once : _mm512_slli_epi64(once, 32);
+        ys[v] = _mm512_maskz_permutex2var_epi32(swapped ? 0x5555 : 0xaaaa, first, from, second);
       }
     }
   }
+  ANCHOR_EXT_AVX512_INLINE __m512i line(const Number* xs, int v) const {
+    const __m256i of_line = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(xs + kPairsOfLine * v));
+    if constexpr (sizeof(Number) == 2) {
+      const __m512i x = _mm512_cvtepu16_epi32(of_line);
+      return _mm512_or_si512(swapped ? _mm512_slli_epi32(x, 16) : x, ys[v]);
+    } else {
+      const __m512i x = _mm512_cvtepu32_epi64(of_line);
+      return _mm512_or_si512(swapped ? _mm512_slli_epi64(x, 32) : x, ys[v]);
+    }
+  }
+};
+
+template <typename Number, int lines, bool swapped>
+ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_cells_of(const WeaveCells<Number>& weave) {
+  constexpr std::int64_t kPairsOfLine = Cells<Number, lines, swapped>::kPairsOfLine, kTogether = lines * kPairsOfLine;
+  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(Number)) / kTogether * kTogether;
+  static_assert(kPairsOfLine - 1 <= kBefore && kPairsOfLine <= kTogether, "see passes.h, put_row()");
+  const std::uint8_t* const repetition = kRepetition.from[weave.period] + kRepetition.multiple[weave.period];
+  Cells<Number, lines, swapped> cells;
+  for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
+    const std::int64_t pairs = std::min(kTile, weave.pairs - left);
+    for (std::int64_t row = 0; row < weave.rows; ++row) {
+      Number* const out = weave.out + 2 * (row * weave.pairs + left);
+      // The line that a row begins in: what the row repeats need not begin with it.
+      const auto before = static_cast<int>(reinterpret_cast<std::uintptr_t>(out) % kLine / (2 * sizeof(Number)));
+      cells.set(weave.ys + row * weave.period, repetition - before);
+      put_row(cells, weave.xs + left - before, out, before, pairs);
+    }
+  }
+}
+
+template <typename Number>
+constexpr int lines_of(std::int64_t period) {
+  return lines_of(period, static_cast<std::int64_t>(kLine / (2 * sizeof(Number))));
+}
+
+template <typename Number>
+void weave_cells_with(const WeaveCells<Number>& weave) {
+  with_lines(lines_of<Number>(weave.period), [&](auto lines) {
+    if (weave.swapped) return weave_cells_of<Number, lines, true>(weave);
+    weave_cells_of<Number, lines, false>(weave);
+  });
 }
 
 // Of cells of so many numbers, how many vectors they fill to the last lane, and of the few some more for a
@@ -113,10 +205,10 @@ ANCHOR_EXT_AVX512_INLINE void repeat(const double* numbers, double* to) {
 // What stays in registers.
 template <int kPeriod>
 struct Sums {
-  static constexpr int kVectors = sum_vectors(kPeriod), kPairsOfLine = kDoubles;
-  static constexpr int kStep = kVectors * kDoubles / kPeriod;  // of xs, for all vectors
-  __m512d numbers[kVectors];
-  __m512i ys[kVectors];  // each twice
+  static constexpr int kLines = sum_vectors(kPeriod), kPairsOfLine = kDoubles;
+  static constexpr int kStep = kLines * kDoubles / kPeriod;  // of xs, for all vectors
+  __m512d numbers[kLines];
+  __m512i ys[kLines];  // each twice
   __m512i twice;
   __mmask16 of_x;
 
@@ -126,8 +218,8 @@ struct Sums {
   }
 };
 
-// How many cells before a row the lines begin that its numbers are written in, where the row begins so many pairs
-// behind a line of memory. None where no cell begins with a line.
+// By how many pairs behind a line of memory a row begins: how many cells before it the nearest cell is that begins with
+// a line, as the pass's lines do. 0 where none does.
 struct CellsBefore {
   std::uint8_t of[kDoubles];
 };
@@ -147,7 +239,8 @@ template <int kPeriod>
 ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_sums_of(const WeaveSums& weave) {
   constexpr int kVectors = sum_vectors(kPeriod), kTogether = kVectors * kDoubles;
   static constexpr CellsBefore kBeforeLines = cells_before(kPeriod);
-  static_assert(most_before(kPeriod) <= kBefore && most_before(kPeriod) * kPeriod < kTogether, "see put_row()");
+  static_assert(most_before(kPeriod) <= kBefore && most_before(kPeriod) * kPeriod < kTogether,
+                "see passes.h, put_row()");
   alignas(64) double x_numbers[kTogether + kDoubles], y_numbers[kTogether + kDoubles];
   repeat<kPeriod>(weave.x_numbers, x_numbers);
   repeat<kPeriod>(weave.y_numbers, y_numbers);
@@ -192,11 +285,15 @@ bool has_avx512() {
 
 }  // namespace
 
-bool weaves_cells(std::int64_t period) { return has_avx512() && period <= kCell && vectors_of(period) != 0; }
-
-void weave_cells(const WeaveCells& weave) {
-  with_vectors(weave.period, [&](auto vectors) { weave_vectors<vectors>(weave); });
+bool weaves_cells(float, std::int64_t period) {
+  return has_avx512() && period <= kCell && lines_of<float>(period) != 0;
 }
+bool weaves_cells(std::uint16_t, std::int64_t period) {
+  return has_avx512() && period <= kCell && period % 2 == 0 && lines_of<std::uint16_t>(period) != 0;
+}
+
+void weave_cells(const WeaveCells<float>& weave) { weave_cells_with(weave); }
+void weave_cells(const WeaveCells<std::uint16_t>& weave) { weave_cells_with(weave); }
 
 bool weaves_sums(std::int64_t period) {
   return has_avx512() && period % 2 == 0 && period <= kCell && kSumsPasses[period / 2 - 1] != nullptr;
@@ -210,8 +307,10 @@ void weave_sums(const WeaveSums& weave) { kSumsPasses[weave.period / 2 - 1](weav
 
 namespace anchor_ext::passes {
 
-bool weaves_cells(std::int64_t) { return false; }
-void weave_cells(const WeaveCells&) {}
+bool weaves_cells(float, std::int64_t) { return false; }
+bool weaves_cells(std::uint16_t, std::int64_t) { return false; }
+void weave_cells(const WeaveCells<float>&) {}
+void weave_cells(const WeaveCells<std::uint16_t>&) {}
 bool weaves_sums(std::int64_t) { return false; }
 void weave_sums(const WeaveSums&) {}
 

@@ -1,5 +1,7 @@
-// For machines with AVX-512: anchors in 16 bits. Rounding to those is dear, so that either table is rounded once, and
-// of sums many together; a row's numbers stay in registers.
+// For machines with AVX-512: sums rounded to 16 bits, many together.
+#include <algorithm>
+#include <cstdint>
+
 #include "avx512.h"
 
 #if defined(ANCHOR_EXT_HAS_AVX512)
@@ -62,17 +64,17 @@ ANCHOR_EXT_AVX512_INLINE InTurn in_turn(const double* numbers) {
 
 // Of eight cells, which are a whole number of vectors, the numbers, and which of the cells each belongs to.
 struct EightCells {
-  static constexpr int kCells = kDoubles;
+  static constexpr int kCells = kDoubles;  // one vector of centres, of which lanes are chosen
   __m512d numbers[kCell + 1];
   __m512i cells[kCell + 1];
 
   ANCHOR_EXT_AVX512_INLINE void set(const double* of_cell, std::int64_t count) {
-    double repeated[kCells * kCell + 2 * kLanes];
-    for (std::int64_t i = 0; i < kCells * count + kLanes; i += count)
+    double repeated[kCells * kCell + 2 * kFloats];
+    for (std::int64_t i = 0; i < kCells * count + kFloats; i += count)
       for (std::int64_t j = 0; j < count; j += kDoubles)
         _mm512_storeu_pd(repeated + i + j, _mm512_loadu_pd(of_cell + j));
-    double places[kLanes];
-    for (int i = 0; i < kLanes; ++i) places[i] = i + 0.5;
+    double places[kFloats];
+    for (int i = 0; i < kFloats; ++i) places[i] = i + 0.5;
     const InTurn place = in_turn(places);
     const __m512d by_count = _mm512_set1_pd(1.0 / static_cast<double>(count));
     for (std::int64_t v = 0; v < count; v += 2) {
@@ -99,7 +101,7 @@ ANCHOR_EXT_AVX512 void narrow_sums_of(std::uint16_t* out, const double* numbers,
   constexpr std::int64_t kFew = 32;  // cells for which eight of them are not worth the trouble
   EightCells eight;
   if (cells > kFew) eight.set(numbers, count);
-  const InTurn of_cell[] = {in_turn(numbers), in_turn(numbers + kLanes)};
+  const InTurn of_cell[] = {in_turn(numbers), in_turn(numbers + kFloats)};
 
   constexpr std::int64_t kCells = EightCells::kCells;
   for (std::int64_t cell = 0; cell < cells; cell += kCells, out += kCells * count, centres += kCells) {
@@ -116,8 +118,8 @@ ANCHOR_EXT_AVX512 void narrow_sums_of(std::uint16_t* out, const double* numbers,
     } else {
       for (std::int64_t i = 0; i < some; ++i) {
         const __m512d centre = _mm512_set1_pd(centres[i]);
-        for (std::int64_t j = 0; j < count; j += kLanes) {
-          const InTurn& of = of_cell[j / kLanes];
+        for (std::int64_t j = 0; j < count; j += kFloats) {
+          const InTurn& of = of_cell[j / kFloats];
           put_narrow<T>(out + i * count + j, _mm512_add_pd(of.first, centre), _mm512_add_pd(of.second, centre));
         }
       }
@@ -125,48 +127,7 @@ ANCHOR_EXT_AVX512 void narrow_sums_of(std::uint16_t* out, const double* numbers,
   }
 }
 
-// What stays in registers, of 16 bits.
-template <int vectors, bool swapped>
-struct Narrow {
-  static constexpr int kVectors = vectors, kPairsOfLine = kLanes, kStep = vectors * kLanes;
-  __m512i ys[kVectors];  // where they are in a pair
-
-  ANCHOR_EXT_AVX512_INLINE __m512i line(const std::uint16_t* xs, int v) const {
-    const auto* const of_line = reinterpret_cast<const __m256i*>(xs + kLanes * v);
-    const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(of_line));
-    return _mm512_or_si512(swapped ? _mm512_slli_epi32(x, 16) : x, ys[v]);
-  }
-};
-
-template <int kVectors, bool swapped>
-ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_narrow_vectors(const WeaveNarrow& weave) {
-  constexpr std::int64_t kTogether = kLanes * kVectors;
-  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(std::uint16_t)) / kTogether * kTogether;
-  const auto period = static_cast<int>(weave.period);
-  const std::uint8_t* const repetition = kRepetition.from[period] + kRepetition.multiple[period];
-  const __m512i y_half = _mm512_set1_epi32(swapped ? 0xffff : 0xffff0000);
-  Narrow<kVectors, swapped> narrow;
-  for (std::int64_t left = 0; left < weave.pairs; left += kTile) {
-    const std::int64_t pairs = std::min(kTile, weave.pairs - left);
-    for (std::int64_t row = 0; row < weave.rows; ++row) {
-      std::uint16_t* const out = weave.out + 2 * (row * weave.pairs + left);
-      const int before = static_cast<int>(reinterpret_cast<std::uintptr_t>(out) % kLine / (kLine / kLanes));
-      const __m512i ys = _mm512_loadu_si512(weave.ys + row * weave.period);
-#pragma GCC unroll 9
-      for (int v = 0; v < kVectors; ++v) {
-        const auto* const lanes = reinterpret_cast<const __m128i*>(repetition - before + kLanes * v);
-        const __m512i once = _mm512_cvtepu8_epi32(_mm_loadu_si128(lanes));
-        const __m512i from = swapped ? once : _mm512_slli_epi32(once, 16);
-        narrow.ys[v] = _mm512_and_si512(_mm512_permutexvar_epi16(from, ys), y_half);
-      }
-      put_row(narrow, weave.xs + left - before, out, before, pairs);
-    }
-  }
-}
-
 }  // namespace
-
-bool weaves_narrow(std::int64_t period) { return weaves_cells(period) && period % 2 == 0; }
 
 void narrow_sums(Float16, std::uint16_t* out, const double* numbers, std::int64_t count, const double* centres,
                  std::int64_t cells) {
@@ -177,23 +138,14 @@ void narrow_sums(BFloat16, std::uint16_t* out, const double* numbers, std::int64
   narrow_sums_of<BFloat16>(out, numbers, count, centres, cells);
 }
 
-void weave_narrow(const WeaveNarrow& weave) {
-  with_vectors(weave.period, [&](auto vectors) {
-    if (weave.swapped) return weave_narrow_vectors<vectors, true>(weave);
-    weave_narrow_vectors<vectors, false>(weave);
-  });
-}
-
 }  // namespace anchor_ext::passes
 
 #else
 
 namespace anchor_ext::passes {
 
-bool weaves_narrow(std::int64_t) { return false; }
 void narrow_sums(Float16, std::uint16_t*, const double*, std::int64_t, const double*, std::int64_t) {}
 void narrow_sums(BFloat16, std::uint16_t*, const double*, std::int64_t, const double*, std::int64_t) {}
-void weave_narrow(const WeaveNarrow&) {}
 
 }  // namespace anchor_ext::passes
 

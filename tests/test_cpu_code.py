@@ -71,12 +71,16 @@ def test_nine_cell_anchors_are_added_and_rounded_in_registers(code):
     assert count(of_four_cells, LOAD) == 0
 
 
-def test_nine_cell_anchors_of_16_bits_keep_a_row_in_registers(code):
+@pytest.mark.parametrize(
+    ("number", "shuffle", "widening"), [("unsigned short", "vpermw", "vpmovzxwd"), ("float", "vperm[it]2", "vpmovzxdq")]
+)
+def test_nine_cell_anchors_keep_a_row_in_registers(code, number, shuffle, widening):
     """Nine shuffles of a row's numbers; then but for half a vector of xs for each that is written nothing is read."""
-    (of_row,) = [block for block in blocks(code, "weave_narrow_vectors<9, false>") if count(block, "vpermw") == 9]
-    (of_lines,) = [block for block in blocks(code, "weave_narrow_vectors<9, false>") if count(block, STORE) == 9]
+    name = rf"weave_cells_of<{number}, 9, false>"
+    (of_row,) = [block for block in blocks(code, name) if count(block, shuffle) == 9]
+    (of_lines,) = [block for block in blocks(code, name) if count(block, STORE) == 9]
     assert count(of_row, STORE) == 0 and count(of_lines, LOAD) == 0
-    assert count(of_lines, r"vpmovzxwd +-?\w*\(") == count(of_lines, "vpor") == 9
+    assert count(of_lines, rf"{widening} +-?\w*\(") == count(of_lines, "vpor") == 9
 
 
 @pytest.mark.parametrize("output", ["Float16", "BFloat16"])

@@ -258,20 +258,25 @@ void check_sums(int mantissa, int least, int most) {  // exponents
       expect(of_cell[i] == entry && of_cells[i] == entry, "a sum is not rounded as it should be");
     }
   }
-  if (!passes::weaves_narrow(2)) return;
+  if (!passes::weaves_cells(std::uint16_t{}, 2)) return;
   std::vector<double> moderate{0.0, -0.0};  // what the vectors are for; the others are rounded one by one
   for (const double number : numbers)
     if (std::abs(number) >= 0x1p-60 && std::abs(number) <= 0x1p+100) moderate.push_back(number);
   const auto many = static_cast<std::int64_t>(moderate.size());
   moderate.resize(moderate.size() + passes::kSpill);
-  const double edges[] = {-0.0, 0.0, 0x1p-60, -0x1p-60, 1.5, -1.5, 0x1.fffffffffffffp-60, 100.25, -100.25, 0x1p+100};
-  std::vector<double> small(128);  // whose sums are 0, too, and what remains of two that are nearly the same
-  for (std::size_t i = 0; i < small.size(); ++i) small[i] = edges[i * 7 % 10];
+  // Sums that are 0, and the last bit that remains of two nearly the same: where vectors may still, and may no longer.
+  const double edges[] = {0, 0x1p-60, 0x1.0000000000001p-60, 1.5, 0x1.8000000000001p+0, 100.25, 0x1p+100};
+  std::vector<double> small(128), smaller(128);
+  for (std::size_t i = 0; i < small.size(); ++i) {
+    small[i] = edges[i * 5 % std::size(edges)] * (i % 2 == 0 ? 1 : -1);
+    smaller[i] = 0x1p-19 * small[i];
+  }
   for (std::int64_t count = 1; count <= passes::kCell; ++count)
     for (const std::int64_t cells : {1, 7, 8, 9, 31, 33, 61}) {
       check_narrow_sums<T>(moderate.data() + 97 * count, count, moderate.data() + 1009 * count, cells);
       check_narrow_sums<T>(numbers.data() + 97 * count, count, numbers.data() + 1009 * count, cells);
       check_narrow_sums<T>(small.data(), count, small.data() + 3, cells);
+      check_narrow_sums<T>(smaller.data(), count, smaller.data() + 3, cells);
     }
   const std::vector<double> nothing(passes::kSpill, -0.0);
   check_narrow_sums<T>(nothing.data(), 1, moderate.data(), many);
