@@ -135,7 +135,10 @@ struct Cells {
 template <typename Number, int lines, bool swapped>
 ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_cells_of(const WeaveCells<Number>& weave) {
   constexpr std::int64_t kPairsOfLine = Cells<Number, lines, swapped>::kPairsOfLine, kTogether = lines * kPairsOfLine;
-  constexpr auto kTile = static_cast<std::int64_t>(kTileBytes / sizeof(Number)) / kTogether * kTogether;
+  // In 16 bits twice as much is read, as these rows are not computed where they are too many for the second cache, and
+  // what goes to memory goes there faster in order.
+  constexpr std::int64_t kBytes = sizeof(Number) == 2 ? 2 * kTileBytes : kTileBytes;
+  constexpr auto kTile = kBytes / static_cast<std::int64_t>(sizeof(Number)) / kTogether * kTogether;
   static_assert(kPairsOfLine - 1 <= kBefore && kPairsOfLine <= kTogether, "see passes.h, put_row()");
   const std::uint8_t* const repetition = kRepetition.from[weave.period] + kRepetition.multiple[weave.period];
   Cells<Number, lines, swapped> cells;
