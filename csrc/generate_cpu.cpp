@@ -4,8 +4,8 @@
 // columns and of rows, and what is written is those two combined: one pass at the speed of a fill, whatever the
 // arithmetic and the output type. What limits that pass is where its bytes go, so that it is kept from reading much:
 //   - what a row repeats stays in registers, where the machine has enough of them;
-//   - where a number is but a sum rounded to float32, and there are more of them than a second cache keeps, the tables
-//     hold the centres, and a machine with AVX-512 adds and rounds whenever it writes;
+//   - where a number is but a sum rounded to float32, and there are more of them than a second cache keeps (or no pass
+//     for tables), the tables hold the centres, and a machine with AVX-512 adds and rounds whenever it writes;
 //   - else the arithmetic and the roundings are done once per column and once per row, and what is read again and again
 //     is small: with AVX-512 numbers of 16 bits are kept in 16 bits, not in the 32 of the pair that they will be in;
 //   - the columns' table stays in the first cache beside what is written: where it is too wide for that, a part of it
@@ -30,7 +30,7 @@ constexpr std::int64_t kPassBytes = 512;     // that the innermost loop should h
 constexpr std::int64_t kRows = 64;           // computed at once
 constexpr std::int64_t kSingleRows = 1024;   // where a row has but one entry
 constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;  // more than a last cache keeps beside all else
-constexpr std::int64_t kSecondCache = std::int64_t{1} << 20;   // that a core has, or more
+constexpr std::int64_t kCacheBytes = std::int64_t{1} << 20;    // more than many second caches keep
 constexpr std::int64_t kStagedBytes = 8192;                    // at a time, of what goes past the caches
 constexpr std::int64_t kCentres = 1024;                        // computed at once
 static_assert(passes::kTileBytes >= 2 * kMaxCellAnchors * static_cast<std::int64_t>(sizeof(double)) &&
@@ -243,8 +243,8 @@ struct Paired {
   const bool once = is_rounded_once<T>(pyramid);
   const bool all_move_once = once && moving == (1 << of_out) - 1;
   const Tables& tables = anchor_ext::tables();
-  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);  // entries in its place
-  static constexpr std::int64_t kNumbers = sizeof(Entry) / sizeof(Number);
+  static constexpr std::int64_t kCentre = sizeof(double) / sizeof(Entry);   // entries in its place
+  static constexpr std::int64_t kNumbers = sizeof(Entry) / sizeof(Number);  // in an entry's place
 
   // The cell anchors' components along one axis.
   void halves(const Level& level, bool second, double* to) const {
@@ -255,12 +255,12 @@ struct Paired {
     else
       for (; cell_anchor < behind; cell_anchor += 2) *to++ = *cell_anchor;
   }
-  Row row(const Level& level, std::int64_t bytes) const {
+  Row row(const Level& level, bool large) const {
     const std::int64_t cell = level.num_cell_anchors * of_y;
     if constexpr (sizeof(T) < sizeof(double)) {
       const bool cells = cell > 1 && passes::weaves_cells(Number{}, cell);
       const bool sums = std::is_same_v<T, float> && all_move_once && passes::weaves_sums(cell);
-      if (sums && (!cells || bytes > kSecondCache)) return {Row::centre, kCentre};
+      if (sums && (!cells || large)) return {Row::centre, kCentre};
       if (cells) return {Row::cell, cell / kNumbers};
     }
     return {Row::whole, repeated<Entry>(cell, passes::kVector<T> / of_y, level)};
@@ -396,7 +396,7 @@ struct Turned {
   const bool once = is_rounded_once<T>(pyramid);
   const Tables& tables = anchor_ext::tables();
 
-  Row row(const Level& level, std::int64_t) const {
+  Row row(const Level& level, bool) const {
     return {Row::whole, repeated<Number>(level.num_cell_anchors * of_y, 1, level)};
   }
   void prepare(const Level&, const Row&) const {}
@@ -454,9 +454,7 @@ struct Flags {
   const int of_out = 1, of_x = 1, of_y = 1;
   const Tables& tables = anchor_ext::tables();
 
-  Row row(const Level& level, std::int64_t) const {
-    return {Row::whole, repeated<Number>(level.num_cell_anchors, 1, level)};
-  }
+  Row row(const Level& level, bool) const { return {Row::whole, repeated<Number>(level.num_cell_anchors, 1, level)}; }
   void prepare(const Level&, const Row&) const {}
   void answers(const Level& level, std::uint8_t axis, std::int64_t valid, const Side& side, std::int64_t begin,
                std::int64_t end, std::int64_t length, bool* to) const {
@@ -489,11 +487,11 @@ struct Flags {
 };
 
 // Cells begin .. end-1 of a level, row after row; `out` is where the level's first anchor lies, and `behind` where the
-// thread's last one ends: up to there the passes may spill, as what comes next is yet to be written. `bytes`: of all
-// that the thread writes.
+// thread's last one ends: up to there the passes may spill, as what comes next is yet to be written. `large`: more
+// is written than a second cache keeps.
 template <typename Content>
 void write_level(const Content& content, const Level& level, typename Content::Number* out, std::int64_t begin,
-                 std::int64_t end, const typename Content::Number* behind, std::int64_t bytes, bool streamed) {
+                 std::int64_t end, const typename Content::Number* behind, bool large, bool streamed) {
   using Number = typename Content::Number;
   using Entry = typename Content::Entry;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Entry));
@@ -504,7 +502,7 @@ void write_level(const Content& content, const Level& level, typename Content::N
 
   // Few divisions: of a small image they would be a third of the work.
   const std::int64_t columns = level.x.cells, cell = level.num_cell_anchors;
-  const Row of_table = content.row(level, bytes);
+  const Row of_table = content.row(level, large);
   const std::int64_t x_cell = content.column(level, of_table), out_cell = cell * content.of_out;
   const std::int64_t fit = columns * x_cell * kBytes <= kTableBytes ? columns : kTableBytes / (x_cell * kBytes);
   const std::int64_t fitting =
@@ -565,6 +563,7 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
       pyramid.num_anchors * content.of_out * static_cast<std::int64_t>(sizeof(Number)) >= kStreamBytes;
   const Number* const behind = out + end * content.of_out;
   const std::int64_t bytes = (end - flat) * content.of_out * static_cast<std::int64_t>(sizeof(Number));
+  const bool large = streamed || bytes > kCacheBytes;
   while (flat < end) {
     const Position at = locate(pyramid, flat);
     const Level& level = pyramid.levels[at.level];
@@ -572,7 +571,7 @@ void write_range(const Content& content, void* memory, std::int64_t flat, std::i
     const std::int64_t left = divide(end - flat, level.by_cell_anchors);
     const std::int64_t cells = std::min(level.y.cells * level.x.cells - cell, left);
     if (at.cell_anchor == 0 && cells > 0) {
-      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, bytes, streamed);
+      write_level(content, level, out + content.of_out * level.begin, cell, cell + cells, behind, large, streamed);
       flat += cells * level.num_cell_anchors;
     } else {  // a cell that the range begins or ends in
       content.one(flat, out + content.of_out * flat);

@@ -57,7 +57,7 @@ template <typename T>
 inline constexpr std::int64_t kVector = 64 / sizeof(Entry<T>);
 
 // Of the xs that a pass goes through for row after row: no large part of a first cache, which the lines that are
-// written pass through as well.
+// written pass through as well. (16 bits allow themselves twice as much.)
 constexpr std::int64_t kTileBytes = 12288;
 
 // Pairs of numbers, the same xs for every row, and each row's own `period` ys again and again:
@@ -88,8 +88,8 @@ struct WeaveCells {
 void weave_cells(const WeaveCells<float>& weave);
 void weave_cells(const WeaveCells<std::uint16_t>& weave);
 
-// Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell; of the even ones
-// only in 16 bits.
+// Whether there is such a pass, for this machine and a period: with AVX-512, for most of up to kCell; in 16 bits, of
+// the even ones only.
 bool weaves_cells(float, std::int64_t period);
 bool weaves_cells(std::uint16_t, std::int64_t period);
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::uintptr_t kLine = 64;  // bytes of memory: a store that straddles two of them counts twice
 constexpr int kMaxPairs = 16;         // of a line: of numbers of 16 bits
-constexpr int kMaxLines = 9;          // in registers, of which a pass needs some beside them
+constexpr int kMaxLines = 9;          // in registers; more would serve but cells of 11 and 13, and 15, which are rare
 
 // Of the pairs that fill all lines, those from `begin` to before `end`.
 template <typename Lines, typename X, typename Number>
@@ -49,18 +49,18 @@ ANCHOR_EXT_AVX512_INLINE void put_row(const Lines& lines, const X* xs, Number* o
   put_some(lines, xs, out, 0, pairs);
 }
 
-// How many lines a period and its repetitions fill to the last pair, and of the few some more for a longer loop. 0 for
-// periods that would take more registers than there are, or seven lines: those are rare.
+// How many lines a period and its repetitions fill to the last pair, and of the few some more for a longer loop. 0
+// where there is no pass: for more than kMaxLines, and for seven, which are as rare.
 constexpr int lines_of(std::int64_t period, std::int64_t pairs_of_line) {
   const std::int64_t power = period & -period;  // of two, the largest that divides it
   const std::int64_t lines = period / std::min(power, pairs_of_line);
-  if (lines == 1 || lines == 2) return 4;
+  if (lines == 1 || lines == 2 || lines == 4) return 4;
   if (lines == 3) return 6;
   return lines == 5 || lines == kMaxLines ? static_cast<int>(lines) : 0;
 }
 
-// i % period, for every period, from where a row may begin up to a line earlier: at the first multiple of the period
-// that is no less than a line.
+// i % period, for every period. `multiple`: the first multiple of the period that is no less than a line's pairs, from
+// where one may begin up to a line earlier.
 struct Repetition {
   static constexpr int kLength = kMaxPairs * kMaxLines + static_cast<int>(kCell);
   std::uint8_t from[kCell + 1][kLength];
@@ -97,7 +97,7 @@ struct Cells {
   static constexpr int kLines = lines, kPairsOfLine = kLine / (2 * sizeof(Number)), kStep = lines * kPairsOfLine;
   __m512i ys[kLines];
 
-  // `of_row`: the row's ys, kCell of them, though only a period of them count; `repetition`: for each pair, which it
+  // `of_row`: kCell numbers, of which the row's ys come first; `repetition`: for each pair of the lines, which y it
   // has.
   ANCHOR_EXT_AVX512_INLINE void set(const Number* of_row, const std::uint8_t* repetition) {
     const __m512i first = _mm512_loadu_si512(of_row);
@@ -135,8 +135,7 @@ struct Cells {
 template <typename Number, int lines, bool swapped>
 ANCHOR_EXT_AVX512 __attribute__((noinline)) void weave_cells_of(const WeaveCells<Number>& weave) {
   constexpr std::int64_t kPairsOfLine = Cells<Number, lines, swapped>::kPairsOfLine, kTogether = lines * kPairsOfLine;
-  // In 16 bits twice as much is read, as these rows are not computed where they are too many for the second cache, and
-  // what goes to memory goes there faster in order.
+  // In 16 bits all go this way, also those to memory, where they go faster in order; float32 does so by weave_sums().
   constexpr std::int64_t kBytes = sizeof(Number) == 2 ? 2 * kTileBytes : kTileBytes;
   constexpr auto kTile = kBytes / static_cast<std::int64_t>(sizeof(Number)) / kTogether * kTogether;
   static_assert(kPairsOfLine - 1 <= kBefore && kPairsOfLine <= kTogether, "see passes.h, put_row()");

@@ -230,6 +230,68 @@ void check_narrow_sums(const double* numbers, std::int64_t count, const double* 
     expect(sums[i] == kPoisoned, "narrow sums spill further than they may");
 }
 
+// Pairs as a pass writes them by `weave(out)`, at every place that a line of memory has for them and nowhere else,
+// against `x(i)` and `y(row, i)` for i < pairs.
+template <typename Number, typename Weave, typename X, typename Y>
+void check_pairs(std::int64_t pairs, std::int64_t rows, bool swapped, const Weave& weave, const X& x, const Y& y) {
+  const auto length = static_cast<std::size_t>(2 * pairs * rows);
+  std::vector<Number> memory(length + 2 * kGuard);
+  const std::vector<unsigned char> poison(kGuard * sizeof(Number), kPoison);
+  for (std::size_t place = 0; place < (pairs > 1000 ? 1 : 64 / sizeof(Number)); ++place) {
+    std::memset(memory.data(), kPoison, memory.size() * sizeof(Number));
+    Number* const out = memory.data() + kGuard / 2 + place;
+    weave(out);
+    for (std::int64_t row = 0; row < rows; ++row)
+      for (std::int64_t i = 0; i < pairs; ++i) {
+        const Number pair[] = {swapped ? y(row, i) : x(i), swapped ? x(i) : y(row, i)};
+        expect(std::memcmp(out + 2 * (row * pairs + i), pair, sizeof pair) == 0, "a pair is another one");
+      }
+    expect(std::memcmp(memory.data(), poison.data(), (kGuard / 2 + place) * sizeof(Number)) == 0 &&
+               std::memcmp(out + length, poison.data(), kGuard / 2 * sizeof(Number)) == 0,
+           "pairs are written outside");
+  }
+}
+
+// The passes that the machine has, for every period, from tables and as sums.
+template <typename Number>
+void check_weaves() {
+  constexpr std::int64_t kMost = 13000, kRowsMost = 3;
+  std::vector<Number> xs(passes::kBefore + kMost + passes::kSpill), ys(kRowsMost * passes::kCell + passes::kSpill);
+  std::vector<double> centres(xs.size()), rows_centres(ys.size());
+  for (std::size_t i = 0; i < xs.size(); ++i) xs[i] = static_cast<Number>(3 * i + 1), centres[i] = 7.3 * (i + 0.5);
+  for (std::size_t i = 0; i < ys.size(); ++i) ys[i] = static_cast<Number>(5 * i + 2), rows_centres[i] = 3.1 * (i + 0.5);
+  const Number* const x_table = xs.data() + passes::kBefore;
+  const double *const x_centres = centres.data() + passes::kBefore, *const numbers = rows_centres.data() + 9;
+  for (std::int64_t period = 1; period <= passes::kCell; ++period)
+    for (const std::int64_t columns : {1, 2, 7, 45, 700})
+      for (const bool swapped : {false, true}) {
+        const std::int64_t pairs = period * columns;
+        if (pairs > kMost) continue;
+        if (passes::weaves_cells(Number{}, period))
+          check_pairs<Number>(
+              pairs, kRowsMost, swapped,
+              [&](Number* out) {
+                passes::weave_cells(
+                    passes::WeaveCells<Number>{out, x_table, ys.data(), pairs, period, kRowsMost, swapped});
+              },
+              [&](std::int64_t i) { return x_table[i]; },
+              [&](std::int64_t row, std::int64_t i) {
+                return ys[static_cast<std::size_t>(row * period + i % period)];
+              });
+        if (sizeof(Number) == 2 || !passes::weaves_sums(period)) continue;
+        check_pairs<float>(
+            pairs, kRowsMost, swapped,
+            [&](float* out) {
+              passes::weave_sums(
+                  {out, numbers, numbers + 1, x_centres, rows_centres.data(), pairs, period, kRowsMost, swapped});
+            },
+            [&](std::int64_t i) { return static_cast<float>(numbers[i % period] + x_centres[i / period]); },
+            [&](std::int64_t row, std::int64_t i) {
+              return static_cast<float>(numbers[1 + i % period] + rows_centres[static_cast<std::size_t>(row)]);
+            });
+      }
+}
+
 // The CPU's sums rounded to 16 bits, against the rounding that everything else goes through: at, and right beside, the
 // middle between two numbers of the type, subnormal ones and those beyond the largest as well.
 template <typename T>
@@ -289,6 +351,8 @@ void check_sums(int mantissa, int least, int most) {  // exponents
 int main(int, char** words) {
   check_large_indices();
   check_many();
+  check_weaves<float>();
+  check_weaves<std::uint16_t>();
   check_sums<Float16>(10, -27, 17);
   check_sums<BFloat16>(7, -137, 129);
   std::ofstream file(words[1], std::ios::binary);
