@@ -13,7 +13,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: install demo test lint format bench peers profile gpu clean
 
-SOURCES = $(wildcard csrc/* setup.py pyproject.toml)
+SOURCES = $(wildcard csrc/*/* setup.py pyproject.toml)
 
 install: $(VENV)/.installed
 

@@ -185,7 +185,7 @@ class BuildNative(BuildExtension):
         cxx = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
         macros = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", f'-DANCHOR_EXT_TORCH_VERSION="{torch.__version__}"']
         library.extra_compile_args = {"cxx": cxx + macros, "nvcc": []}
-        library.include_dirs = ["csrc", *include_paths(), *nvtx_include(cuda_home)]
+        library.include_dirs = [os.path.abspath("csrc"), *include_paths(), *nvtx_include(cuda_home)]
         library.library_dirs = library_paths()
         library.libraries = ["torch_cpu"]
         # libtorch.so brings libtorch_cuda where there is one; a linker that keeps only what it needs would drop it.
@@ -194,7 +194,7 @@ class BuildNative(BuildExtension):
         if toolkit:
             flags = arch_flags(cuda_home)
             archs = " ".join(re.findall(r",code=(\w+)", " ".join(flags)))
-            library.sources.append("csrc/generate_cuda.cu")
+            library.sources += sources_of("csrc/*/*.cu")
             library.extra_compile_args["cxx"] += [
                 "-DANCHOR_EXT_WITH_CUDA",
                 f'-DANCHOR_EXT_CUDA_VERSION="{toolkit}"',
@@ -210,17 +210,20 @@ class BuildNative(BuildExtension):
             library.extra_link_args += cuda_runtime(cuda_home)
 
         module.extra_compile_args = {"cxx": ["-O2", *cxx[1:]]}
-        module.include_dirs = ["csrc", pybind11.get_include(), *include_paths()]
+        module.include_dirs = [os.path.abspath("csrc"), pybind11.get_include(), *include_paths()]
         module.extra_link_args = [os.path.abspath(self.get_ext_fullpath(library.name)), "-Wl,-rpath,$ORIGIN"]
 
 
-sources = {
-    LIBRARY: ["config.cpp", "generate_cpu.cpp", "passes.cpp", "passes_avx512.cpp", "passes_narrow.cpp", "ops.cpp"],
-    MODULE: ["bindings.cpp", "eager.cpp"],
-}
+def sources_of(pattern: str) -> list[str]:
+    return sorted(str(path) for path in Path().glob(pattern))
+
+
+module_sources = sources_of("csrc/python/*.cpp")
+library_sources = [source for source in sources_of("csrc/*/*.cpp") if source not in module_sources]
 setup(
     ext_modules=[
-        Extension(name, [f"csrc/{file}" for file in files], language="c++") for name, files in sources.items()
+        Extension(LIBRARY, library_sources, language="c++"),
+        Extension(MODULE, module_sources, language="c++"),
     ],
     cmdclass={"build_ext": BuildNative},
 )

@@ -1,7 +1,7 @@
 """anchor_ext's operators in standard ONNX ones, for `torch.onnx.export`.
 
 The graph makes the anchors from the image's sides when it runs: a row of centres per axis and level, to which the cell
-anchors are added in float64 (or stepwise in the arithmetic's type), as `csrc/pyramid.h` does. Only the cell anchors are
+anchors are added in float64 (or stepwise in the arithmetic's type), as `csrc/core/pyramid.h` does. Only the cell anchors are
 stored, so that the file is as small for a large image as for a small one.
 """
 
@@ -94,7 +94,7 @@ class _Graph:
         return self.op.Range(self.integer(0), self.integer(cells), self.integer(1))
 
     def rounded(self, value: Value, dtype: Dtype) -> Value:
-        """`rounded()` of csrc/rounding.h: the 16-bit types by way of float32, as torch's operators."""
+        """`rounded()` of csrc/core/rounding.h: the 16-bit types by way of float32, as torch's operators."""
         if dtype == Dtype.float64:
             return value
         value = self.op.Cast(value, to=self.types[Dtype.float32])
@@ -118,7 +118,7 @@ class _Graph:
 
 
 class _Pyramid(_Graph):
-    """The operators' shared arguments, and what csrc/pyramid.h makes of them."""
+    """The operators' shared arguments, and what csrc/core/pyramid.h makes of them."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Pyramid(_Graph):
         return self.rounded(value, self.centre)
 
     def arange(self, cells: Side, numbers: Value, stride: Value, start: Value) -> Value:
-        """`arange()` of csrc/pyramid.h, in blocks of eight but for what is left over."""
+        """`arange()` of csrc/core/pyramid.h, in blocks of eight but for what is left over."""
         op, double = self.op, self.types[Dtype.float64]
         eight, sixteen = self.integer(8), self.integer(16)
         block = op.Mul(op.Div(numbers, eight), eight)

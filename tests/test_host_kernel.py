@@ -26,12 +26,12 @@ def program(request, tmp_path_factory):
     sources = [
         ROOT / "csrc" / name
         for name in (
-            "generate_cuda.cu",
-            "generate_cpu.cpp",
-            "passes.cpp",
-            "passes_avx512.cpp",
-            "passes_narrow.cpp",
-            "config.cpp",
+            "anchors/anchors_cuda.cu",
+            "anchors/anchors_cpu.cpp",
+            "anchors/passes.cpp",
+            "anchors/passes_avx512.cpp",
+            "anchors/passes_narrow.cpp",
+            "core/config.cpp",
         )
     ]
     build = [

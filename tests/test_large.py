@@ -9,7 +9,7 @@ from test_api import ODD
 
 import anchor_ext
 
-LARGE, MORE_THAN_CACHES = 20 << 20, 32 << 20  # bytes: the latter is kStreamBytes of csrc/generate_cpu.cpp
+LARGE, MORE_THAN_CACHES = 20 << 20, 32 << 20  # bytes: the latter is kStreamBytes of csrc/anchors/anchors_cpu.cpp
 WIDE = 8323  # columns: more than a table holds, even of their centres
 
 

@@ -1,5 +1,5 @@
-// The part of CUDA that csrc/generate_cuda.cu uses, for a host compiler: a launch calls the kernel for one thread
-// after another, in an order of its own. The kernel is a pure map, so any order must do.
+// The part of CUDA that csrc/anchors/anchors_cuda.cu uses, for a host compiler: a launch calls the kernel for one
+// thread after another, in an order of its own. The kernel is a pure map, so any order must do.
 #pragma once
 
 #include <cstddef>

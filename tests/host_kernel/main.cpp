@@ -16,11 +16,11 @@
 #include <string>
 #include <vector>
 
-#include "batch.h"
-#include "config.h"
+#include "anchors/anchors.h"
+#include "anchors/batch.h"
+#include "anchors/passes.h"
+#include "core/config.h"
 #include "cuda_runtime.h"
-#include "generate.h"
-#include "passes.h"
 
 using namespace anchor_ext;
 

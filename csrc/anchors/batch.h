@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "pyramid.h"
+#include "core/pyramid.h"
 
 namespace anchor_ext {
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "rounding.h"
+#include "core/rounding.h"
 
 #define ANCHOR_EXT_API __attribute__((visibility("default")))  // what libanchor_ext.so offers to its Python module
 

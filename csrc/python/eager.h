@@ -10,8 +10,8 @@
 #include <optional>
 #include <vector>
 
-#include "config.h"
-#include "ops.h"
+#include "anchors/op.h"
+#include "core/config.h"
 
 namespace anchor_ext {
 

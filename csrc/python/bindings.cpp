@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "config.h"
-#include "eager.h"
-#include "ops.h"
+#include "anchors/op.h"
+#include "core/config.h"
+#include "python/eager.h"
 
 namespace anchor_ext {
 namespace {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "pyramid.h"
-#include "question.h"
+#include "anchors/predicate.h"
+#include "core/pyramid.h"
 
 namespace anchor_ext {
 

@@ -1,5 +1,5 @@
 // Torch meets the core, through libtorch's stable ABI: schema, device switch, allocation, threads, stream.
-#include "ops.h"
+#include "anchors/op.h"
 
 #include <sys/mman.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -18,8 +18,8 @@
 #include <utility>
 #include <vector>
 
-#include "config.h"
-#include "nvtx.h"
+#include "core/config.h"
+#include "torch/nvtx.h"
 
 // Lives in libtorch_cuda, which a CPU build of torch lacks: weak, so that one binary loads with both.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,

@@ -1,4 +1,4 @@
-#include "passes.h"
+#include "anchors/passes.h"
 
 #include <algorithm>
 #include <cstring>

@@ -18,8 +18,8 @@
 #include <new>
 #include <type_traits>
 
-#include "generate.h"
-#include "passes.h"
+#include "anchors/anchors.h"
+#include "anchors/passes.h"
 
 namespace anchor_ext {
 namespace {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "config.h"
-#include "generate.h"
+#include "anchors/anchors.h"
+#include "core/config.h"
 
 namespace anchor_ext {
 

@@ -1,7 +1,7 @@
 // What is written by hand for machines with AVX-512 begins with this.
 #pragma once
 
-#include "passes.h"
+#include "anchors/passes.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(ANCHOR_EXT_NO_AVX512)
 #define ANCHOR_EXT_HAS_AVX512

@@ -8,9 +8,9 @@
 
 #include <cstdint>
 
-#include "batch.h"
-#include "pyramid.h"
-#include "question.h"
+#include "anchors/batch.h"
+#include "anchors/predicate.h"
+#include "core/pyramid.h"
 
 namespace anchor_ext {
 

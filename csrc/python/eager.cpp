@@ -1,4 +1,4 @@
-#include "eager.h"
+#include "python/eager.h"
 
 #include <ATen/dlpack.h>
 #include <dlfcn.h>

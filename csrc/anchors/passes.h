@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "rounding.h"
+#include "core/rounding.h"
 
 // Compiled for these, too, of which the loader takes the newest that the machine has.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(ANCHOR_EXT_NO_CLONES)

@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "avx512.h"
+#include "anchors/avx512.h"
 
 #if defined(ANCHOR_EXT_HAS_AVX512)
 

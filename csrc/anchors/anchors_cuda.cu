@@ -7,7 +7,7 @@
 #include <string>
 #include <type_traits>
 
-#include "generate.h"
+#include "anchors/anchors.h"
 
 namespace anchor_ext {
 namespace {

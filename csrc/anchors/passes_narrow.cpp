@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "avx512.h"
+#include "anchors/avx512.h"
 
 #if defined(ANCHOR_EXT_HAS_AVX512)
 
