@@ -23,6 +23,7 @@ LIBRARY, MODULE = "anchor_ext.libanchor_ext", "anchor_ext._core"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the binary works with this and every later torch
 OLDEST_CUDA = (12, 1)
 OLDEST_ARCH = 75
+NVCC_FLAGS = ["-O3", "-Xcompiler=-fvisibility=hidden", "-fmad=false", "--threads=2"]  # fused products change last bits
 
 
 def fail(what: str, *remedy: str) -> None:
@@ -200,13 +201,7 @@ class BuildNative(BuildExtension):
                 f'-DANCHOR_EXT_CUDA_VERSION="{toolkit}"',
                 f'-DANCHOR_EXT_CUDA_ARCHS="{archs}"',
             ]
-            library.extra_compile_args["nvcc"] = [
-                "-O3",
-                "-Xcompiler=-fvisibility=hidden",
-                "-fmad=false",
-                "--threads=2",
-                *flags,
-            ]
+            library.extra_compile_args["nvcc"] = [*NVCC_FLAGS, *flags]
             library.extra_link_args += cuda_runtime(cuda_home)
 
         module.extra_compile_args = {"cxx": ["-O2", *cxx[1:]]}

@@ -1,8 +1,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -12,121 +12,135 @@
 namespace anchor_ext {
 namespace {
 
-constexpr int kThreads = 256;  // a block; full occupancy on every arch, and no shared memory to share
-constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;  // of a grid's first dimension
-
-// Of a large output a thread writes up to kMaxRows anchors, as long as there are kMinThreads of them: twice as many as
-// the largest devices hold at once.
-constexpr std::int64_t kMaxRows = 8;
-#if !defined(ANCHOR_EXT_MIN_THREADS)  // tests have fewer, and groups of rows in small outputs
-#define ANCHOR_EXT_MIN_THREADS (1 << 19)
-#endif
-constexpr std::int64_t kMinThreads = ANCHOR_EXT_MIN_THREADS;
+constexpr int kThreads = 256;                                             // a block
+constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;          // of a grid's first dimension
+constexpr std::int64_t kMaxRows = 16;                                     // of a tile: more would save next to nothing
+constexpr std::int64_t kTableNumbers = kMaxCellAnchors * kMaxComponents;  // of a tile's rows
+constexpr int kSmall = 64 * 4;  // numbers of the pyramids that most are: a launch copies its parameters
 
 __device__ inline std::int64_t thread_index() { return static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
 
-// The beginning of a pyramid that has no more cell anchors than this: a launch copies its parameters, and most pyramids
-// are a sixth of the largest one.
-struct alignas(Pyramid) SmallPyramid {
-  static constexpr int kNumbers = 64 * 4;
-  unsigned char bytes[offsetof(Pyramid, cell_anchors) + kNumbers * sizeof(double)];
-};
-__device__ inline const Pyramid& whole(const Pyramid& pyramid) { return pyramid; }
-__device__ inline const Pyramid& whole(const SmallPyramid& pyramid) {
-  return reinterpret_cast<const Pyramid&>(pyramid);
-}
-
-// Four components in the output type, stored in one piece: 16 bytes for float32.
+// Four components as they lie in memory, stored in one piece: 16 bytes for float32.
 template <typename T>
-struct alignas(sizeof(T) < 4 ? 8 : 16) Stored {
-  T components[4];
+struct alignas(sizeof(T) < 4 ? 8 : 16) Packed {
+  std::uint32_t words[sizeof(T)];
 };
 
 template <typename T>
-__device__ inline void store(T* out, std::int64_t i, const Stored<T>& anchor) {
-  if (reinterpret_cast<std::uintptr_t>(out) % alignof(Stored<T>) == 0) {
-    reinterpret_cast<Stored<T>*>(out)[i] = anchor;
-  } else {  // a view at an odd offset
-#pragma unroll
-    for (int k = 0; k < 4; ++k) out[4 * i + k] = anchor.components[k];
-  }
-}
-
-template <typename T>
-__device__ inline Stored<T> stored(const Anchor& anchor) {
-  Stored<T> result;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) result.components[k] = round_to<T>(anchor.components[k]);
+__device__ inline Packed<T> packed(const Bits<T>* components) {
+  Packed<T> result;
+  std::memcpy(&result, components, sizeof result);
   return result;
 }
 
-// Of every level, what the pyramid of groups of rows has not: its own first anchor and its rows.
-struct Rows {
-  std::int64_t of_group;
+// Stores anchor i, of so many components.
+template <typename T>
+__device__ inline void store(T* out, std::int64_t i, const Bits<T>* anchor, int components) {
+  if (components == 4 && reinterpret_cast<std::uintptr_t>(out) % alignof(Packed<T>) == 0) {
+    reinterpret_cast<Packed<T>*>(out)[i] = packed<T>(anchor);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < kMaxComponents; ++k)
+    if (k < components) reinterpret_cast<Bits<T>*>(out)[components * i + k] = anchor[k];
+}
+
+template <typename T>
+__device__ inline void store(T* out, std::int64_t i, const Anchor& anchor, int components) {
+  Bits<T> rounded[kMaxComponents];
+#pragma unroll
+  for (int k = 0; k < kMaxComponents; ++k) rounded[k] = bits_of(round_to<T>(anchor.components[k]));
+  store(out, i, rounded, components);
+}
+
+// How a launch shares the output among blocks: each writes kThreads neighbouring anchors of up to `rows` rows.
+struct Tiles {
+  std::int32_t rows;
   struct {
-    std::int64_t begin, rows;
+    std::int32_t first_block, across;  // the level's, and how many lie side by side
   } levels[kMaxLevels];
 };
 
-// Every anchor of the common case. A thread writes the anchors of one cell anchor in one column and a group of rows: it
-// is located once, and its x coordinates are computed once. Neighbouring threads write neighbouring anchors of each
-// row. A pure map, so the order of the threads does not matter.
-template <typename T, typename Parameters>
-__global__ void __launch_bounds__(kThreads)
-    plain_kernel(const __grid_constant__ Parameters parameters, const __grid_constant__ Rows rows, std::int64_t count,
-                 T* out) {
-  const std::int64_t i = thread_index();
-  if (i >= count) return;
-  const Pyramid& groups = whole(parameters);  // with a group of rows where others have a row
-  const Position at = locate(groups, i);
-  const Level& level = groups.levels[at.level];
-  const double* const cell_anchor = cell_anchor_at(groups, level, at.cell_anchor);
-  const double numbers[] = {cell_anchor[0], cell_anchor[1], cell_anchor[2], cell_anchor[3]};
-  const double x = centre<true>(groups.arithmetic, level.x, at.column);
-  Stored<T> anchor;
-  anchor.components[0] = round_to<T>(component<true>(groups, numbers[0], 0, x, 0));
-  anchor.components[2] = round_to<T>(component<true>(groups, numbers[2], 2, x, 0));
-  std::int64_t row = at.row * rows.of_group;
-  const std::int64_t of_level = rows.levels[at.level].rows;
-  const std::int64_t behind = row + rows.of_group < of_level ? row + rows.of_group : of_level;
-  const std::int64_t apart = level.x.cells * level.num_cell_anchors;
-  std::int64_t flat = rows.levels[at.level].begin + row * apart + at.column * level.num_cell_anchors + at.cell_anchor;
-#pragma unroll 1  // large outputs have threads enough to hide what one waits for
-  for (; row < behind; ++row, flat += apart) {
-    const double y = centre<true>(groups.arithmetic, level.y, row);
-    anchor.components[1] = round_to<T>(component<true>(groups, numbers[1], 1, 0, y));
-    anchor.components[3] = round_to<T>(component<true>(groups, numbers[3], 3, 0, y));
-    store(out, flat, anchor);
+// Of an anchor what moves along y, or what does not, and zeros in place of the other: an OR makes it whole.
+template <typename T, bool kPlain>
+__device__ inline void half(const Grids& pyramid, const double* cell_anchor, bool moves_along_y, double centre,
+                            Bits<T>* to) {
+#pragma unroll
+  for (int k = 0; k < kMaxComponents; ++k) {
+    if (k >= (kPlain ? 4 : pyramid.layout.components)) break;
+    const bool along_y = kPlain ? k % 2 == 1 : pyramid.layout.along_y >> k & 1;
+    const double value = component<kPlain>(pyramid, cell_anchor[k], k, centre, centre);
+    to[k] = along_y == moves_along_y ? bits_of(round_to<T>(value)) : 0;
   }
 }
 
-// Thread i writes anchor i of any pyramid, or the one at index_at(indices, i).
-template <typename T, typename Parameters>
+// Every anchor. What moves along y is computed once per row of a block and kept in shared memory, what does not once
+// per thread.
+template <typename T, bool kPlain, typename AnyPyramid>
 __global__ void __launch_bounds__(kThreads)
-    any_kernel(const __grid_constant__ Parameters parameters, Indices indices, std::int64_t count, T* out) {
-  const std::int64_t i = thread_index();
-  if (i >= count) return;
-  const Pyramid& pyramid = whole(parameters);
-  const Anchor anchor =
-      anchor_at<false>(pyramid, indices.memory == nullptr ? i : wrapped(pyramid, index_at(indices, i)));
-  const int components = pyramid.layout.components;
-  if (components == 4) {
-    store(out, i, stored<T>(anchor));
-  } else {
-#pragma unroll
-    for (int k = 0; k < kMaxComponents; ++k)
-      if (k < components) out[components * i + k] = round_to<T>(anchor.components[k]);
+    generate_kernel(const __grid_constant__ AnyPyramid pyramid, const __grid_constant__ Tiles tiles, T* out) {
+  __shared__ alignas(16) Bits<T> table[kTableNumbers];  // [rows, cell anchors, components]
+  const auto block = static_cast<std::int32_t>(blockIdx.x);
+  std::int32_t l = 0;
+  while (l + 1 < pyramid.num_levels && block >= tiles.levels[l + 1].first_block) ++l;
+  const Level& level = pyramid.levels[l];
+  const std::int32_t down = (block - tiles.levels[l].first_block) / tiles.levels[l].across;
+  const std::int32_t right = block - tiles.levels[l].first_block - down * tiles.levels[l].across;
+  const std::int64_t first_row = std::int64_t{down} * tiles.rows, left = level.y.cells - first_row;
+  const auto rows = static_cast<std::int32_t>(left < tiles.rows ? left : tiles.rows);
+  const std::int32_t cell_anchors = level.num_cell_anchors, components = kPlain ? 4 : pyramid.layout.components;
+
+  for (std::int32_t i = threadIdx.x; i < rows * cell_anchors; i += kThreads) {
+    const auto row = static_cast<std::int32_t>(divide(i, level.by_cell_anchors));
+    const double y = centre<kPlain>(pyramid.arithmetic, level.y, first_row + row);
+    const double* const cell_anchor = cell_anchor_at(pyramid, level, i - row * cell_anchors);
+    half<T, kPlain>(pyramid, cell_anchor, true, y, table + i * components);
   }
+  __syncthreads();
+
+  const std::int64_t of_row = level.x.cells * cell_anchors;  // anchors
+  const std::int64_t across = std::int64_t{right} * kThreads + threadIdx.x;
+  if (across >= of_row) return;
+  const std::int64_t column = divide(across, level.by_cell_anchors);
+  const auto which = static_cast<std::int32_t>(across - column * cell_anchors);
+  alignas(16) Bits<T> own[kMaxComponents];
+  const double x = centre<kPlain>(pyramid.arithmetic, level.x, column);
+  half<T, kPlain>(pyramid, cell_anchor_at(pyramid, level, which), false, x, own);
+  const Packed<T> own_packed = packed<T>(own);
+  const bool is_aligned = reinterpret_cast<std::uintptr_t>(out) % alignof(Packed<T>) == 0;
+
+  std::int64_t flat = level.begin + first_row * of_row + across;
+  const Bits<T>* of_y = table + which * components;
+#pragma unroll 2  // more take registers, and with them threads, from the multiprocessors
+  for (std::int32_t row = 0; row < rows; ++row, flat += of_row, of_y += cell_anchors * components) {
+    if (components == 4 && is_aligned) {
+      Packed<T> anchor = *reinterpret_cast<const Packed<T>*>(of_y);
+#pragma unroll
+      for (std::size_t word = 0; word < sizeof(T); ++word) anchor.words[word] |= own_packed.words[word];
+      reinterpret_cast<Packed<T>*>(out)[flat] = anchor;
+    } else {
+#pragma unroll
+      for (int k = 0; k < kMaxComponents; ++k)
+        if (k < components) reinterpret_cast<Bits<T>*>(out)[components * flat + k] = own[k] | of_y[k];
+    }
+  }
+}
+
+// Thread i writes the anchor at index_at(indices, i).
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(const __grid_constant__ Pyramid pyramid, Indices indices, std::int64_t count, T* out) {
+  const std::int64_t i = thread_index();
+  if (i < count)
+    store(out, i, anchor_at<false>(pyramid, wrapped(pyramid, index_at(indices, i))), pyramid.layout.components);
 }
 
 // Thread i writes anchor i of all images'.
-template <typename T, typename Parameters>
+template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    many_kernel(const __grid_constant__ Parameters parameters, const __grid_constant__ Batch batch, T* out) {
+    many_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Batch batch, T* out) {
   const std::int64_t i = thread_index();
-  if (i >= batch.num_anchors) return;
-  const Pyramid& pyramid = whole(parameters);
-  store(out, i, stored<T>(anchor_at<true>(pyramid, locate(pyramid, batch, i))));
+  if (i < batch.num_anchors) store(out, i, anchor_at<true>(pyramid, locate(pyramid, batch, i)), 4);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -140,12 +154,10 @@ void check(cudaError_t error, const char* what) {
     throw std::runtime_error(std::string("anchor_ext: ") + what + " failed: " + cudaGetErrorString(error));
 }
 
-// A thread per item.
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), std::int64_t count, int device, void* stream, const char* what,
+void launch(void (*kernel)(Parameters...), std::int64_t blocks, int device, void* stream, const char* what,
             const Arguments&... arguments) {
-  if (count == 0) return;
-  const std::int64_t blocks = (count + kThreads - 1) / kThreads;
+  if (blocks == 0) return;
   if (blocks > kMaxBlocks)  // half a TB of flags, more of anything else: memory ends before
     throw std::runtime_error("anchor_ext: more anchors than one launch can index");
   // The CUDA runtime is linked statically: this copy of it has not seen which device torch made current.
@@ -157,73 +169,92 @@ void launch(void (*kernel)(Parameters...), std::int64_t count, int device, void*
   check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
 }
 
-// Calls `function` with the pyramid, as small as it can be, and with `out` as a pointer to the type.
-template <typename Function>
-void with_parameters(const Pyramid& pyramid, Dtype dtype, void* out, const Function& function) {
-  const auto typed = [&](const auto& parameters) {
-    switch (dtype) {
-      case Dtype::float32:
-        return function(parameters, static_cast<float*>(out));
-      case Dtype::float64:
-        return function(parameters, static_cast<double*>(out));
-      case Dtype::float16:
-        return function(parameters, static_cast<Float16*>(out));
-      case Dtype::bfloat16:
-        return function(parameters, static_cast<BFloat16*>(out));
-    }
-  };
-  const Level& last = pyramid.levels[pyramid.num_levels - 1];
-  if ((last.first_cell_anchor + last.num_cell_anchors) * pyramid.layout.components > SmallPyramid::kNumbers)
-    return typed(pyramid);
-  SmallPyramid small;
-  std::memcpy(small.bytes, &pyramid, sizeof small.bytes);
-  typed(small);
+// Blocks of a thread per item.
+std::int64_t blocks_of(std::int64_t items) { return (items + kThreads - 1) / kThreads; }
+
+// How many threads a device holds at once; each thread of the host asks once per device.
+std::int64_t resident_threads(int device) {
+  thread_local std::map<int, std::int64_t> known;
+  std::int64_t& threads = known[device];
+  if (threads == 0) {
+    int multiprocessors = 0, each = 0;
+    check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking the device");
+    check(cudaDeviceGetAttribute(&each, cudaDevAttrMaxThreadsPerMultiProcessor, device), "asking the device");
+    threads = std::int64_t{multiprocessors} * each;
+  }
+  return threads;
 }
 
-// The pyramid with groups of rows in place of rows.
-Pyramid grouped(const Pyramid& pyramid, Rows& rows) {
-  Pyramid groups = pyramid;
-  groups.num_anchors = 0;
-  for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
-    Level& level = groups.levels[l];
-    rows.levels[l] = {level.begin, level.y.cells};
-    level.begin = groups.num_anchors;
-    level.y.cells = (level.y.cells + rows.of_group - 1) / rows.of_group;
-    groups.num_anchors += level.y.cells * level.x.cells * level.num_cell_anchors;
+// As many rows as leave the device full, and as the table holds.
+Tiles tiles_of(const Pyramid& pyramid, int device, std::int64_t& blocks) {
+  std::int64_t rows = std::clamp<std::int64_t>(pyramid.num_anchors / resident_threads(device), 1, kMaxRows);
+  for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
+    rows = std::min(rows, kTableNumbers / (pyramid.levels[l].num_cell_anchors * pyramid.layout.components));
+  Tiles tiles{static_cast<std::int32_t>(rows), {}};
+  blocks = 0;
+  for (std::int32_t l = 0; l < pyramid.num_levels && blocks <= kMaxBlocks; ++l) {
+    const Level& level = pyramid.levels[l];
+    const std::int64_t across = blocks_of(level.x.cells * level.num_cell_anchors);
+    tiles.levels[l] = {static_cast<std::int32_t>(blocks), static_cast<std::int32_t>(across)};
+    blocks += (level.y.cells + rows - 1) / rows * across;
   }
-  return groups;
+  return tiles;
+}
+
+// Calls `function` with `out` as a pointer to the type.
+template <typename Function>
+void with_type(Dtype dtype, void* out, const Function& function) {
+  switch (dtype) {
+    case Dtype::float32:
+      return function(static_cast<float*>(out));
+    case Dtype::float64:
+      return function(static_cast<double*>(out));
+    case Dtype::float16:
+      return function(static_cast<Float16*>(out));
+    case Dtype::bfloat16:
+      return function(static_cast<BFloat16*>(out));
+  }
+}
+
+template <typename T, typename AnyPyramid>
+void generate(const AnyPyramid& pyramid, const Tiles& tiles, std::int64_t blocks, T* out, int device, void* stream) {
+  launch(pyramid.plain ? generate_kernel<T, true, AnyPyramid> : generate_kernel<T, false, AnyPyramid>, blocks, device,
+         stream, "the launch of generate", pyramid, tiles, out);
 }
 
 }  // namespace
 
 void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, int device, void* stream) {
-  if (!pyramid.plain) return gather_cuda(pyramid, Indices{}, pyramid.num_anchors, dtype, out, device, stream);
-  Rows rows{};
-  rows.of_group = std::min(std::max<std::int64_t>(pyramid.num_anchors / kMinThreads, 1), kMaxRows);
-  const Pyramid groups = grouped(pyramid, rows);
-  with_parameters(groups, dtype, out, [&](const auto& parameters, auto* typed) {
-    launch(plain_kernel<std::remove_pointer_t<decltype(typed)>, std::decay_t<decltype(parameters)>>, groups.num_anchors,
-           device, stream, "the launch of generate", parameters, rows, groups.num_anchors, typed);
+  if (pyramid.num_anchors == 0) return;
+  std::int64_t blocks = 0;
+  const Tiles tiles = tiles_of(pyramid, device, blocks);
+  const Level& last = pyramid.levels[pyramid.num_levels - 1];
+  const int numbers = (last.first_cell_anchor + last.num_cell_anchors) * pyramid.layout.components;
+  with_type(dtype, out, [&](auto* typed) {
+    if (numbers > kSmall) return generate(pyramid, tiles, blocks, typed, device, stream);
+    PyramidOf<kSmall> small{pyramid, {}};
+    std::copy_n(pyramid.cell_anchors, numbers, small.cell_anchors);
+    generate(small, tiles, blocks, typed, device, stream);
   });
 }
 
 void gather_cuda(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out, int device,
                  void* stream) {
-  with_parameters(pyramid, dtype, out, [&](const auto& parameters, auto* typed) {
-    launch(any_kernel<std::remove_pointer_t<decltype(typed)>, std::decay_t<decltype(parameters)>>, count, device,
-           stream, "the launch of generate", parameters, indices, count, typed);
+  with_type(dtype, out, [&](auto* typed) {
+    launch(gather_kernel<std::remove_pointer_t<decltype(typed)>>, blocks_of(count), device, stream,
+           "the launch of gather", pyramid, indices, count, typed);
   });
 }
 
 void generate_many_cuda(const Pyramid& pyramid, const Batch& batch, Dtype dtype, void* out, int device, void* stream) {
-  with_parameters(pyramid, dtype, out, [&](const auto& parameters, auto* typed) {
-    launch(many_kernel<std::remove_pointer_t<decltype(typed)>, std::decay_t<decltype(parameters)>>, batch.num_anchors,
-           device, stream, "the launch of generate_many", parameters, batch, typed);
+  with_type(dtype, out, [&](auto* typed) {
+    launch(many_kernel<std::remove_pointer_t<decltype(typed)>>, blocks_of(batch.num_anchors), device, stream,
+           "the launch of generate_many", pyramid, batch, typed);
   });
 }
 
 void flags_cuda(const Pyramid& pyramid, const Question& question, bool* out, int device, void* stream) {
-  launch(flags_kernel, pyramid.num_anchors, device, stream, "the launch of flags", pyramid, question, out);
+  launch(flags_kernel, blocks_of(pyramid.num_anchors), device, stream, "the launch of flags", pyramid, question, out);
 }
 
 }  // namespace anchor_ext

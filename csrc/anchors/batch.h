@@ -23,7 +23,7 @@ struct Batch {
 static_assert(sizeof(Pyramid) + sizeof(Batch) + 128 <= 32764, "both must fit a kernel's parameters");
 
 // Where a flat index over all images lies, in a pyramid whose grids are not its own but the image's.
-ANCHOR_EXT_HD Position locate(const Pyramid& pyramid, const Batch& batch, std::int64_t flat_index) {
+ANCHOR_EXT_HD Position locate(const Grids& pyramid, const Batch& batch, std::int64_t flat_index) {
   std::int32_t image = 0;
   for (std::int32_t behind = batch.num_images; behind - image > 1;) {
     const std::int32_t middle = image + (behind - image) / 2;

@@ -77,7 +77,8 @@ struct Level {
   std::int32_t first_cell_anchor;  // in Pyramid::cell_anchors
 };
 
-struct Pyramid {
+// A pyramid without its cell anchors' numbers.
+struct Grids {
   std::int64_t num_anchors;
   std::int32_t num_levels;
   Layout layout;
@@ -87,9 +88,13 @@ struct Pyramid {
   double image_y, image_x;  // where scaled
   double limit_y, limit_x;  // where clipped
   Level levels[kMaxLevels];
-  // Around the origin, level after level, component by component.
-  double cell_anchors[kMaxCellAnchors * kMaxComponents];
 };
+
+template <int kNumbers>
+struct PyramidOf : Grids {
+  double cell_anchors[kNumbers];  // around the origin, level after level, component by component
+};
+using Pyramid = PyramidOf<kMaxCellAnchors * kMaxComponents>;
 static_assert(sizeof(Pyramid) + 128 <= 32764, "a pyramid must fit a kernel's parameters");
 
 // Where a flat index lies. Order: level, row, column, cell anchor.
@@ -182,7 +187,7 @@ ANCHOR_EXT_HD double centre(const Arithmetic& arithmetic, const Side& side, std:
 
 // Component k of a cell anchor in the cell with this centre.
 template <bool kPlain>
-ANCHOR_EXT_HD double component(const Pyramid& pyramid, double of_cell_anchor, int k, double x, double y) {
+ANCHOR_EXT_HD double component(const Grids& pyramid, double of_cell_anchor, int k, double x, double y) {
   if (kPlain) return of_cell_anchor + (k % 2 == 0 ? x : y);
   const bool along_x = pyramid.layout.along_x >> k & 1, along_y = pyramid.layout.along_y >> k & 1;
   const Dtype dtype = pyramid.arithmetic.sum;
@@ -195,7 +200,7 @@ ANCHOR_EXT_HD double component(const Pyramid& pyramid, double of_cell_anchor, in
   return value;
 }
 
-ANCHOR_EXT_HD Position locate(const Pyramid& pyramid, std::int64_t flat_index) {
+ANCHOR_EXT_HD Position locate(const Grids& pyramid, std::int64_t flat_index) {
   std::int32_t l = 0;
 #if defined(__CUDA_ARCH__)  // most threads end at the first level, and their neighbours with them
   while (l + 1 < pyramid.num_levels && flat_index >= pyramid.levels[l + 1].begin) ++l;
@@ -210,7 +215,9 @@ ANCHOR_EXT_HD Position locate(const Pyramid& pyramid, std::int64_t flat_index) {
 }
 
 // The components of a level's cell anchor.
-ANCHOR_EXT_HD const double* cell_anchor_at(const Pyramid& pyramid, const Level& level, std::int32_t cell_anchor) {
+template <int kNumbers>
+ANCHOR_EXT_HD const double* cell_anchor_at(const PyramidOf<kNumbers>& pyramid, const Level& level,
+                                           std::int32_t cell_anchor) {
   return pyramid.cell_anchors + (level.first_cell_anchor + cell_anchor) * pyramid.layout.components;
 }
 
@@ -226,15 +233,15 @@ ANCHOR_EXT_HD std::int64_t index_at(const Indices& indices, std::int64_t i) {
 }
 
 // A flat index as Python counts, from the end where it is negative; beyond the last anchor it begins anew.
-ANCHOR_EXT_HD std::int64_t wrapped(const Pyramid& pyramid, std::int64_t index) {
+ANCHOR_EXT_HD std::int64_t wrapped(const Grids& pyramid, std::int64_t index) {
   if (index >= 0 && index < pyramid.num_anchors) return index;
   const std::int64_t remainder = index % pyramid.num_anchors;
   return remainder < 0 ? remainder + pyramid.num_anchors : remainder;
 }
 
 // The one function: level, cell and cell anchor -> anchor. Whoever stores it rounds once more.
-template <bool kPlain>
-ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, const Position& at) {
+template <bool kPlain, int kNumbers>
+ANCHOR_EXT_HD Anchor anchor_at(const PyramidOf<kNumbers>& pyramid, const Position& at) {
   const Level& level = pyramid.levels[at.level];
   const double x = centre<kPlain>(pyramid.arithmetic, level.x, at.column);
   const double y = centre<kPlain>(pyramid.arithmetic, level.y, at.row);
@@ -249,8 +256,8 @@ ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, const Position& at) {
   return anchor;
 }
 
-template <bool kPlain>
-ANCHOR_EXT_HD Anchor anchor_at(const Pyramid& pyramid, std::int64_t flat_index) {
+template <bool kPlain, int kNumbers>
+ANCHOR_EXT_HD Anchor anchor_at(const PyramidOf<kNumbers>& pyramid, std::int64_t flat_index) {
   return anchor_at<kPlain>(pyramid, locate(pyramid, flat_index));
 }
 

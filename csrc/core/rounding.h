@@ -67,6 +67,13 @@ ANCHOR_EXT_HD double double_of(std::int64_t bits) {
   return value;
 }
 
+ANCHOR_EXT_HD std::uint16_t bits_of(Float16 value) { return value.bits; }
+ANCHOR_EXT_HD std::uint16_t bits_of(BFloat16 value) { return value.bits; }
+
+// The integer that holds the bits of an output type's numbers.
+template <typename T>
+using Bits = decltype(bits_of(T{}));
+
 // float64 -> a binary format of 16 bits with so many of them for the mantissa, to nearest even, by integers: without a
 // branch, not even one that a condition would become, so that compilers make vectors of it.
 template <int kMantissa>
@@ -99,7 +106,13 @@ ANCHOR_EXT_HD BFloat16 round_to<BFloat16>(double value) {
 
 template <>
 ANCHOR_EXT_HD Float16 round_to<Float16>(double value) {
+#if defined(__CUDA_ARCH__)  // one instruction, which rounds once
+  std::uint16_t bits;
+  asm("cvt.rn.f16.f64 %0, %1;" : "=h"(bits) : "d"(value));
+  return {bits};
+#else
   return {static_cast<std::uint16_t>(round_to_16<10>(value))};
+#endif
 }
 
 // The types that anchors come in, and that an operation's result may be rounded to on the way there.
@@ -113,13 +126,21 @@ ANCHOR_EXT_HD double nearest(double value, Dtype dtype) {
   return value;
 }
 
+// bfloat16 is the upper half of float32, its subnormals and its infinity as well.
+ANCHOR_EXT_HD float nearest_bfloat16(float value) {
+  const std::uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return float_of(0x7fc00000u);
+  return float_of((bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u);
+}
+
 // The result of one operation, as a torch operator of that dtype leaves it: the 16-bit ones compute in float32 and
 // round that. (The sum, the product or the quotient of two float32 numbers, in float64 and then rounded to float32, is
 // the same as rounded once: Figueroa, "When is double rounding innocuous?", SIGNUM 30(3), 1995.)
 ANCHOR_EXT_HD double rounded(double value, Dtype dtype) {
   if (dtype == Dtype::float64) return value;
   const float single = narrowed(value);
-  return dtype == Dtype::float32 ? single : nearest(single, dtype);
+  if (dtype == Dtype::float32) return single;
+  return dtype == Dtype::bfloat16 ? nearest_bfloat16(single) : widened(round_to<Float16>(single));
 }
 
 }  // namespace anchor_ext
