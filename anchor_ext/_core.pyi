@@ -94,9 +94,6 @@ class Config:
         device: Device,
         /,
     ) -> tuple[torch.Tensor, list[int]]: ...
-    def generate_points(
-        self, level_shapes: Shapes, torch_dtype: torch.dtype, dtype: Dtype, torch_device: torch.device, /
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
     def gather(
         self,
         level_shapes: Shapes,

@@ -31,6 +31,7 @@ _DTYPES = {
     torch.float16: native.Dtype.float16,
     torch.bfloat16: native.Dtype.bfloat16,
 }
+_PAIRS = {2: torch.int32, 4: torch.int64, 8: torch.complex128}  # types of twice as many bytes as a dtype's
 _DEVICES = {"cpu": native.Device.cpu, "cuda": native.Device.cuda}
 _CPU, _NATIVE_CPU = torch.device("cpu"), native.Device.cpu
 _BUILT_WITH_CUDA = native.build_info()["cuda"] is not None
@@ -241,10 +242,12 @@ def generate_points(
 
     Two contiguous tensors of an eager call on the CPU; else views of one, which is one launch or one operator.
     """
-    if device == _CPU and not is_watched() and not is_traced():
-        return config.native.generate_points(level_shapes, dtype, _DTYPES[dtype], device)  # type: ignore[no-any-return]
     anchors = generate(config, level_shapes, None, None, False, dtype, device, None)
-    return anchors[:, :2], anchors[:, 2:3]
+    if device != _CPU or is_watched() or is_traced():
+        return anchors[:, :2], anchors[:, 2:3]
+    pairs = anchors.view(_PAIRS[dtype.itemsize])[:, :1]  # torch copies them as one number four times faster than as two
+    points, strides = (view.clone(memory_format=torch.contiguous_format) for view in (pairs, anchors[:, 2:3]))
+    return points.view(dtype), strides
 
 
 def gather(

@@ -154,7 +154,8 @@ def test_results_are_the_callers_own():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_one_launch(dtype):
+def test_one_launch_and_a_copy_of_each(dtype):
+    copying = ("aten::clone", "aten::empty_like", "aten::copy_")
     feats, sizes = features(GRIDS, dtype), torch.tensor(GRIDS, dtype=dtype)
     strides = torch.tensor(STRIDES, dtype=torch.float32)
     for seen, reads in (
@@ -162,7 +163,8 @@ def test_one_launch(dtype):
         (launches.operators(lambda: make_anchors(feats, strides)), True),
         (launches.operators(lambda: make_anchors(sizes, strides)), True),
     ):
-        assert launches.is_one_launch(seen, outputs=2, reads=reads), seen
+        assert all(seen.pop(name) == 2 for name in copying), seen
+        assert launches.is_one_launch(seen, outputs=3, reads=reads), seen
 
 
 @pytest.mark.parametrize(

@@ -16,28 +16,18 @@ from toolchain import CXX, ROOT
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-@pytest.fixture(scope="module", params=[[], ["-DANCHOR_EXT_NO_AVX512"]], ids=["", "without AVX-512"])
-def program(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
     if CXX is None:
         pytest.skip("needs a C++ compiler")
     binary = tmp_path_factory.mktemp("host_kernel") / "host_kernel"
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", "-DANCHOR_EXT_MIN_THREADS=8"]
     folders = [f"-I{ROOT / 'tests' / 'host_kernel'}", f"-I{ROOT / 'csrc'}"]
-    sources = [
-        ROOT / "csrc" / name
-        for name in (
-            "anchors/anchors_cuda.cu",
-            "anchors/anchors_cpu.cpp",
-            "anchors/passes.cpp",
-            "anchors/passes_avx512.cpp",
-            "anchors/passes_narrow.cpp",
-            "core/config.cpp",
-        )
-    ]
+    names = ("anchors/anchors_cuda.cu", "anchors/anchors_cpu.cpp", "core/config.cpp")
+    sources = [ROOT / "csrc" / name for name in names]
     build = [
         CXX,
         *flags,
-        *request.param,
         *SANITIZERS,
         *folders,
         "-x",

@@ -1,5 +1,4 @@
-"""Outputs larger than most caches or all, which the CPU writes in other ways: what the same flat indices give one by
-one."""
+"""Outputs larger than most caches, of rows that the CPU writes in parts: what the same flat indices give one by one."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ from test_api import ODD
 
 import anchor_ext
 
-LARGE, MORE_THAN_CACHES = 20 << 20, 32 << 20  # bytes: the latter is kStreamBytes of csrc/anchors/anchors_cpu.cpp
-WIDE = 8323  # columns: more than a table holds, even of their centres
+LARGE, MORE_THAN_CACHES = 20 << 20, 32 << 20  # bytes: the latter is kFreshBytes of csrc/anchors/op.cpp
+WIDE = 8323  # columns: more than the CPU's table holds, see kTileBytes of csrc/anchors/anchors_cpu.cpp
 
 
 @pytest.mark.parametrize(("layout", "components"), [("xyxy", 4), ("yxyx", 4), ("point", 2), ("cxcywha", 5)])

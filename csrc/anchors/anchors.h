@@ -22,10 +22,6 @@ void generate_cuda(const Pyramid& pyramid, Dtype dtype, void* out, int device, v
 // 4].
 void generate_many_cuda(const Pyramid& pyramid, const Batch& batch, Dtype dtype, void* out, int device, void* stream);
 
-// The points [num_anchors, 2] and their strides [num_anchors, 1], the cell anchors' x, of a pyramid of layout
-// point_stride with one cell anchor per cell.
-void points_cpu(const Pyramid& pyramid, Dtype dtype, void* points, void* strides, std::int64_t begin, std::int64_t end);
-
 // The anchors at `indices` [count], each modulo num_anchors, into `out` [count, components].
 void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, void* out, std::int64_t begin,
                 std::int64_t end);

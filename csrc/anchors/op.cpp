@@ -268,12 +268,6 @@ void generate_many(const Config& config, const std::vector<ImageShape>& image_sh
   });
 }
 
-void generate_points(const Pyramid& pyramid, Dtype dtype, void* points, void* strides) {
-  ANCHOR_EXT_RANGE("generate");
-  on_cpu(pyramid.num_anchors, grain(3, dtype),
-         [&](std::int64_t begin, std::int64_t end) { points_cpu(pyramid, dtype, points, strides, begin, end); });
-}
-
 void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out, Place place) {
   ANCHOR_EXT_RANGE("gather");
   if (place.device == Device::cuda)

@@ -29,10 +29,6 @@ ANCHOR_EXT_API void generate(const Pyramid& pyramid, Dtype dtype, void* out, Pla
 ANCHOR_EXT_API void generate_many(const Config& config, const std::vector<ImageShape>& image_shapes, Dtype dtype,
                                   void* out, Place place);
 
-// The points of a pyramid of layout point_stride with one cell anchor per cell, in two, on the CPU: `points`
-// [num_anchors, 2] and `strides` [num_anchors, 1], the cell anchors' x.
-ANCHOR_EXT_API void generate_points(const Pyramid& pyramid, Dtype dtype, void* points, void* strides);
-
 // The anchors at `indices` [count], each modulo num_anchors, into `out` [count, components].
 ANCHOR_EXT_API void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out,
                            Place place);

@@ -2,8 +2,7 @@
 //
 // Plain data and host/device functions only: no torch, no CUDA calls, no exceptions. A CUDA thread that writes one
 // anchor calls anchor_at(). Whoever writes many, one thread a column of them or the CPU's loops all, calls the
-// functions that it is made of, once per row and once per column instead of once per anchor, and locates indices in
-// blocks where locate() takes them one by one (generate_cpu.cpp, locate_block(); tests/test_grid.py).
+// functions that it is made of, once per row and once per column instead of once per anchor.
 #pragma once
 
 #include <cstdint>

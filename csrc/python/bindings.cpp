@@ -103,24 +103,6 @@ std::pair<py::object, std::vector<std::int64_t>> generate_many_eagerly(const Con
   return {std::move(out.tensor), std::move(counts)};
 }
 
-// Points and strides in two tensors, (N, 2) and (N, 1), on the CPU: see generate_points() in ops.h.
-py::tuple generate_points_eagerly(const Config& config, py::handle level_shapes, py::handle torch_dtype, Dtype dtype,
-                                  py::handle torch_device) {
-  const Pyramid pyramid = over(config, level_shapes, py::none());
-  for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
-    if (config.arguments().layout != "point_stride" || pyramid.levels[l].num_cell_anchors != 1)
-      throw std::invalid_argument("generate_points: expected layout point_stride and one cell anchor per cell");
-  const Empty points =
-      make_empty(std::vector<std::int64_t>{pyramid.num_anchors, 2}, torch_dtype, dtype, torch_device, Device::cpu);
-  const Empty strides =
-      make_empty(std::vector<std::int64_t>{pyramid.num_anchors, 1}, torch_dtype, dtype, torch_device, Device::cpu);
-  {
-    const py::gil_scoped_release release;
-    generate_points(pyramid, dtype, points.memory, strides.memory);
-  }
-  return py::make_tuple(points.tensor, strides.tensor);
-}
-
 py::object flags_eagerly(const Pyramid& pyramid, const Question& question, py::handle torch_device, Device device) {
   const py::object& torch_bool = ANCHOR_EXT_PYTHON_ONCE(py::module_::import("torch").attr("bool"));
   Empty out =
@@ -263,7 +245,6 @@ PYBIND11_MODULE(_core, m) {
       .def("generate", &generate_eagerly)
       .def_property_readonly("quick", &quick_generate)
       .def("generate_many", &generate_many_eagerly)
-      .def("generate_points", &generate_points_eagerly)
       .def("gather", &gather_eagerly)
       .def("inside", &inside)
       .def("valid_flags", &valid_flags)

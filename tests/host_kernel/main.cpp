@@ -5,20 +5,16 @@
 // levels; per level rows, columns, stride y, x (0: none), offset y, x, start y, x, numbers of its cell anchors, and
 // those.
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
-#include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "anchors/anchors.h"
 #include "anchors/batch.h"
-#include "anchors/passes.h"
 #include "core/config.h"
 #include "cuda_runtime.h"
 
@@ -186,22 +182,6 @@ void check_gather(const Pyramid& pyramid, Dtype dtype, const unsigned char* all,
   check_gather(pyramid, mixed, dtype, all, anchor_bytes);
 }
 
-// Points and strides apart, by the CPU in shares, against both in one, by the kernel.
-void check_points(ConfigArguments arguments, const Request& request, Dtype dtype, std::size_t item) {
-  for (std::vector<double>& numbers : arguments.cell_anchors) numbers.resize(4);  // one cell anchor per cell
-  const Pyramid pyramid = Config(arguments).over(request);
-  const std::int64_t n = pyramid.num_anchors;
-  const auto count = static_cast<std::size_t>(n);
-  std::vector<unsigned char> whole(4 * count * item), points(2 * count * item), strides(count * item);
-  generate_cuda(pyramid, dtype, whole.data(), 0, nullptr);
-  points_cpu(pyramid, dtype, points.data(), strides.data(), n / 3, n);
-  points_cpu(pyramid, dtype, points.data(), strides.data(), 0, n / 3);
-  for (std::size_t i = 0; i < count; ++i)
-    expect(std::memcmp(&points[2 * i * item], &whole[4 * i * item], 2 * item) == 0 &&
-               std::memcmp(&strides[i * item], &whole[(4 * i + 2) * item], item) == 0,
-           "a point or its stride is another one");
-}
-
 void check_flags(const Pyramid& pyramid, const Question& question) {
   const std::int64_t n = pyramid.num_anchors;
   std::vector<unsigned char> by_kernel(2 * kGuard + static_cast<std::size_t>(n), kPoison), by_cpu = by_kernel;
@@ -214,136 +194,65 @@ void check_flags(const Pyramid& pyramid, const Question& question) {
            "a flag is missing, or written outside");
 }
 
-// Of cells of so many numbers, few cells or many. Behind the centres nothing may be read.
-template <typename T>
-void check_narrow_sums(const double* numbers, std::int64_t count, const double* centres, std::int64_t cells) {
-  constexpr std::uint16_t kPoisoned = 0xabcd;
-  const auto length = static_cast<std::size_t>(count * cells);
-  std::vector<std::uint16_t> sums(length + passes::kSpill + kGuard, kPoisoned);
-  const std::vector<double> alone(centres, centres + cells);
-  passes::narrow_sums(T{}, sums.data(), numbers, count, alone.data(), cells);
-  for (std::size_t i = 0; i < length; ++i) {
-    const auto at = static_cast<std::int64_t>(i);
-    expect(sums[i] == round_to<T>(numbers[at % count] + centres[at / count]).bits, "a narrow sum is another one");
-  }
-  for (std::size_t i = length + passes::kSpill; i < sums.size(); ++i)
-    expect(sums[i] == kPoisoned, "narrow sums spill further than they may");
-}
-
-// Pairs as a pass writes them by `weave(out)`, at every place that a line of memory has for them and nowhere else,
-// against `x(i)` and `y(row, i)` for i < pairs.
-template <typename Number, typename Weave, typename X, typename Y>
-void check_pairs(std::int64_t pairs, std::int64_t rows, bool swapped, const Weave& weave, const X& x, const Y& y) {
-  const auto length = static_cast<std::size_t>(2 * pairs * rows);
-  std::vector<Number> memory(length + 2 * kGuard);
-  const std::vector<unsigned char> poison(kGuard * sizeof(Number), kPoison);
-  for (std::size_t place = 0; place < (pairs > 1000 ? 1 : 64 / sizeof(Number)); ++place) {
-    std::memset(memory.data(), kPoison, memory.size() * sizeof(Number));
-    Number* const out = memory.data() + kGuard / 2 + place;
-    weave(out);
-    for (std::int64_t row = 0; row < rows; ++row)
-      for (std::int64_t i = 0; i < pairs; ++i) {
-        const Number pair[] = {swapped ? y(row, i) : x(i), swapped ? x(i) : y(row, i)};
-        expect(std::memcmp(out + 2 * (row * pairs + i), pair, sizeof pair) == 0, "a pair is another one");
-      }
-    expect(std::memcmp(memory.data(), poison.data(), (kGuard / 2 + place) * sizeof(Number)) == 0 &&
-               std::memcmp(out + length, poison.data(), kGuard / 2 * sizeof(Number)) == 0,
-           "pairs are written outside");
-  }
-}
-
-// The passes that the machine has, for every period, from tables and as sums.
-template <typename Number>
-void check_weaves() {
-  constexpr std::int64_t kMost = 13000, kRowsMost = 3;
-  std::vector<Number> xs(passes::kBefore + kMost + passes::kSpill), ys(kRowsMost * passes::kCell + passes::kSpill);
-  std::vector<double> centres(xs.size()), rows_centres(ys.size());
-  for (std::size_t i = 0; i < xs.size(); ++i) xs[i] = static_cast<Number>(3 * i + 1), centres[i] = 7.3 * (i + 0.5);
-  for (std::size_t i = 0; i < ys.size(); ++i) ys[i] = static_cast<Number>(5 * i + 2), rows_centres[i] = 3.1 * (i + 0.5);
-  const Number* const x_table = xs.data() + passes::kBefore;
-  const double *const x_centres = centres.data() + passes::kBefore, *const numbers = rows_centres.data() + 9;
-  for (std::int64_t period = 1; period <= passes::kCell; ++period)
-    for (const std::int64_t columns : {1, 2, 7, 45, 700})
-      for (const bool swapped : {false, true}) {
-        const std::int64_t pairs = period * columns;
-        if (pairs > kMost) continue;
-        if (passes::weaves_cells(Number{}, period))
-          check_pairs<Number>(
-              pairs, kRowsMost, swapped,
-              [&](Number* out) {
-                passes::weave_cells(
-                    passes::WeaveCells<Number>{out, x_table, ys.data(), pairs, period, kRowsMost, swapped});
-              },
-              [&](std::int64_t i) { return x_table[i]; },
-              [&](std::int64_t row, std::int64_t i) {
-                return ys[static_cast<std::size_t>(row * period + i % period)];
-              });
-        if (sizeof(Number) == 2 || !passes::weaves_sums(period)) continue;
-        check_pairs<float>(
-            pairs, kRowsMost, swapped,
-            [&](float* out) {
-              passes::weave_sums(
-                  {out, numbers, numbers + 1, x_centres, rows_centres.data(), pairs, period, kRowsMost, swapped});
-            },
-            [&](std::int64_t i) { return static_cast<float>(numbers[i % period] + x_centres[i / period]); },
-            [&](std::int64_t row, std::int64_t i) {
-              return static_cast<float>(numbers[1 + i % period] + rows_centres[static_cast<std::size_t>(row)]);
-            });
-      }
-}
-
-// The CPU's sums rounded to 16 bits, against the rounding that everything else goes through: at, and right beside, the
-// middle between two numbers of the type, subnormal ones and those beyond the largest as well.
-template <typename T>
-void check_sums(int mantissa, int least, int most) {  // exponents
-  std::mt19937_64 random(7);
-  std::vector<double> numbers;
-  while (numbers.size() < 65536) {
-    const int exponent = least + static_cast<int>(random() % static_cast<std::uint64_t>(most - least));
-    const std::uint64_t above = random() >> (64 - mantissa) << (52 - mantissa);
-    const std::uint64_t middle = (random() & 1) << (51 - mantissa), beside = random() % 3 - 1;
-    const std::uint64_t far = random() % 4 == 0 ? random() >> 12 : 0;  // any number
-    const std::uint64_t bits = (static_cast<std::uint64_t>(exponent + 1023) << 52 | (above ^ far)) + middle + beside;
-    numbers.push_back(double_of(static_cast<std::int64_t>(bits | (random() & 1) << 63)));
-  }
-  constexpr double kInfinite = std::numeric_limits<double>::infinity();
-  for (const double number : {kInfinite, -kInfinite, kInfinite - kInfinite, 0.0, -0.0}) numbers.push_back(number);
-  const auto count = static_cast<std::int64_t>(numbers.size());
-  numbers.resize(numbers.size() + passes::kSpill);
-  const double zero = -0.0;
-  for (const bool second : {false, true}) {
-    std::vector<std::uint32_t> of_cell(numbers.size()), of_cells(numbers.size());
-    passes::sums(T{}, of_cell.data(), numbers.data(), count, &zero, 1, second);
-    passes::sums(T{}, of_cells.data(), &zero, 1, numbers.data(), count, second);
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::uint32_t entry = passes::entry<T>(numbers[i], second);
-      expect(of_cell[i] == entry && of_cells[i] == entry, "a sum is not rounded as it should be");
+// All anchors, of any layout, in shares of the CPU's and by the kernel, against the one function; and at indices.
+void check_layout(Pyramid pyramid, const Layout& layout, Dtype dtype) {
+  pyramid.layout = layout;
+  pyramid.plain = false;
+  const std::size_t item = dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+  const std::size_t anchor_bytes = static_cast<std::size_t>(layout.components) * item;
+  const std::int64_t n = pyramid.num_anchors;
+  std::vector<unsigned char> expected(static_cast<std::size_t>(n) * anchor_bytes), by_cpu = expected,
+                                                                                   by_kernel = expected;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Anchor anchor = anchor_at<false>(pyramid, i);
+    unsigned char* const at = expected.data() + static_cast<std::size_t>(i) * anchor_bytes;
+    for (int k = 0; k < layout.components; ++k) {
+      const double value = anchor.components[k];
+      const auto put = [&](auto number) { std::memcpy(at + static_cast<std::size_t>(k) * item, &number, item); };
+      if (dtype == Dtype::float64) put(value);
+      if (dtype == Dtype::float32) put(round_to<float>(value));
+      if (dtype == Dtype::float16) put(round_to<Float16>(value));
+      if (dtype == Dtype::bfloat16) put(round_to<BFloat16>(value));
     }
   }
-  if (!passes::weaves_cells(std::uint16_t{}, 2)) return;
-  std::vector<double> moderate{0.0, -0.0};  // what the vectors are for; the others are rounded one by one
-  for (const double number : numbers)
-    if (std::abs(number) >= 0x1p-60 && std::abs(number) <= 0x1p+100) moderate.push_back(number);
-  const auto many = static_cast<std::int64_t>(moderate.size());
-  moderate.resize(moderate.size() + passes::kSpill);
-  // Sums that are 0, and the last bit that remains of two nearly the same: where vectors may still, and may no longer.
-  const double edges[] = {0, 0x1p-60, 0x1.0000000000001p-60, 1.5, 0x1.8000000000001p+0, 100.25, 0x1p+100};
-  std::vector<double> small(128), smaller(128);
-  for (std::size_t i = 0; i < small.size(); ++i) {
-    small[i] = edges[i * 5 % std::size(edges)] * (i % 2 == 0 ? 1 : -1);
-    smaller[i] = 0x1p-19 * small[i];
-  }
-  for (std::int64_t count = 1; count <= passes::kCell; ++count)
-    for (const std::int64_t cells : {1, 7, 8, 9, 31, 33, 61}) {
-      check_narrow_sums<T>(moderate.data() + 97 * count, count, moderate.data() + 1009 * count, cells);
-      check_narrow_sums<T>(numbers.data() + 97 * count, count, numbers.data() + 1009 * count, cells);
-      check_narrow_sums<T>(small.data(), count, small.data() + 3, cells);
-      check_narrow_sums<T>(smaller.data(), count, smaller.data() + 3, cells);
-    }
-  const std::vector<double> nothing(passes::kSpill, -0.0);
-  check_narrow_sums<T>(nothing.data(), 1, moderate.data(), many);
-  check_narrow_sums<T>(nothing.data(), 18, moderate.data(), many);
-  check_narrow_sums<T>(nothing.data(), 1, numbers.data(), count);
+  const std::int64_t cuts[] = {0, n / 7, n / 3, n * 5 / 7, n};
+  for (int i = 0; i < 4; ++i) generate_cpu(pyramid, dtype, by_cpu.data(), cuts[i], cuts[i + 1]);
+  expect(by_cpu == expected, "the CPU has other anchors of a layout");
+  generate_cuda(pyramid, dtype, by_kernel.data(), 0, nullptr);
+  expect(by_kernel == expected, "the kernel has other anchors of a layout");
+  check_gather(pyramid, dtype, expected.data(), anchor_bytes);
+}
+
+// Layouts that no framework has: the axes in any order, what does not move anywhere, signed zeros among it.
+void check_layouts() {
+  const Layout layouts[] = {
+      {4, 0b0011, 0b1100, 0b0101, 0b1010},      // x1, x2, y1, y2
+      {5, 0b00010, 0b00100, 0b00110, 0b00110},  // angle, centre x, y, width, height
+      {5, 0b10000, 0b00001, 0b10001, 0b10001},  // centre y, then three that do not move, centre x
+      {3, 0b001, 0b010, 0b011, 0b011},          // x, y, size
+      {1, 0b1, 0b0, 0b1, 0b1},                  // x alone
+  };
+  const std::vector<std::vector<LevelShape>> grids{{{9, 7}, {1, 3}}, {{3, 300}, {40, 1}}, {{5, 67}, {2, 1}}};
+  for (const Layout& layout : layouts)
+    for (const int count : {1, 2, 3, 7, 9, 32})
+      for (const auto& shapes : grids)
+        for (const bool clipped : {false, true}) {
+          ConfigArguments arguments;
+          arguments.layout = layout.components == 5 ? "cxcywha" : "xyxy";
+          arguments.arithmetic = count == 3 ? "arange" : count == 7 ? "float32/bfloat16/bfloat16" : "float64";
+          arguments.strides = {{8, 7}, {16, 15}};
+          const std::size_t numbers = layout.components == 5 ? 5 : 4;
+          for (int l = 0; l < 2; ++l) {
+            arguments.cell_anchors.emplace_back();
+            for (std::size_t i = 0; i < static_cast<std::size_t>(count) * numbers; ++i)
+              arguments.cell_anchors.back().push_back(i % 5 == 1 ? -0.0 : static_cast<double>(i) - 4.5);
+          }
+          Pyramid pyramid = Config(arguments).over({shapes, {}, {}});
+          pyramid.clipped = clipped;
+          pyramid.limit_y = 30, pyramid.limit_x = 40.5;
+          for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16})
+            check_layout(pyramid, layout, dtype);
+        }
 }
 
 }  // namespace
@@ -351,10 +260,7 @@ void check_sums(int mantissa, int least, int most) {  // exponents
 int main(int, char** words) {
   check_large_indices();
   check_many();
-  check_weaves<float>();
-  check_weaves<std::uint16_t>();
-  check_sums<Float16>(10, -27, 17);
-  check_sums<BFloat16>(7, -137, 129);
+  check_layouts();
   std::ofstream file(words[1], std::ios::binary);
   int dtype_number, num_levels;
   std::size_t offset;
@@ -411,7 +317,6 @@ int main(int, char** words) {
     for (std::size_t i = first + bytes; i < by_kernel.size(); ++i)
       expect(by_kernel[i] == kPoison, "written behind the end");
     check_gather(pyramid, dtype, by_kernel.data() + first, components * item);
-    if (arguments.layout == "point_stride") check_points(arguments, request, dtype, item);
     check_flags(pyramid, config.inside(pyramid, {300, 200}, 2.5, dtype));
     check_flags(pyramid, config.valid(pyramid, request, {300, 200}));
     file.write(reinterpret_cast<const char*>(by_kernel.data() + first), static_cast<std::streamsize>(bytes));
