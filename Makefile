@@ -20,7 +20,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install "$(TORCH)"; }
-	@$(PIP) install "setuptools>=70.1" "pybind11>=2.12" ninja
+	@$(PIP) install "setuptools>=77" "pybind11>=2.12" ninja
 	@echo "compiling anchor_ext"
 	@$(PIP) install --no-build-isolation -e ".[test]"
 	@touch $@
