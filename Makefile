@@ -11,7 +11,7 @@ PROFILE ?= out/profile
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test lint format bench peers profile gpu clean
+.PHONY: install demo test quick lint format bench peers profile gpu clean
 
 SOURCES = $(wildcard csrc/*/* setup.py pyproject.toml)
 
@@ -30,6 +30,12 @@ demo: install
 
 test: install
 	@$(BIN)/pytest
+
+# What a change breaks first, in about a minute.
+QUICK = api bad_input grid import many out
+
+quick: install
+	@$(BIN)/pytest -x $(QUICK:%=tests/test_%.py)
 
 LINTERS = "ruff==0.17.*" "clang-format==23.*" "mypy==2.4.*"
 
