@@ -203,4 +203,12 @@ def test_the_source_distribution_is_complete(tmp_path):
         for path in (tree / folder).rglob("*.*"):
             if path.suffix in (".h", ".cpp", ".cu", ".py", ".pyi", ".typed"):
                 assert str(path.relative_to(tree)) in packed
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "setup.py", "pyproject.toml"} <= packed
+    assert {
+        "README.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "Makefile",
+        "setup.py",
+        "pyproject.toml",
+    } <= packed
