@@ -11,7 +11,7 @@ PROFILE ?= out/profile
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test lint format bench peers profile gpu clean
+.PHONY: install demo test quick lint format bench peers profile gpu clean
 
 SOURCES = $(wildcard csrc/*/* setup.py pyproject.toml)
 
@@ -20,7 +20,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install "$(TORCH)"; }
-	@$(PIP) install "setuptools>=70.1" "pybind11>=2.12" ninja
+	@$(PIP) install "setuptools>=77" "pybind11>=2.12" ninja
 	@echo "compiling anchor_ext"
 	@$(PIP) install --no-build-isolation -e ".[test]"
 	@touch $@
@@ -30,6 +30,12 @@ demo: install
 
 test: install
 	@$(BIN)/pytest
+
+# What a change breaks first, in about a minute.
+QUICK = api bad_input grid import many out
+
+quick: install
+	@$(BIN)/pytest -x $(QUICK:%=tests/test_%.py)
 
 LINTERS = "ruff==0.17.*" "clang-format==23.*" "mypy==2.4.*"
 

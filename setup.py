@@ -14,14 +14,16 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-PREPARE = 'pip install torch "setuptools>=70.1" pybind11 ninja'
+PREPARE = 'pip install torch "setuptools>=77" pybind11 ninja'
 INSTALL = "pip install --no-build-isolation ."
 LIBRARY, MODULE = "anchor_ext.libanchor_ext", "anchor_ext._core"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the binary works with this and every later torch
 OLDEST_CUDA = (12, 1)
+OLDEST_SETUPTOOLS = 77  # it reads pyproject.toml's license
 OLDEST_ARCH = 75
 NVCC_FLAGS = ["-O3", "-Xcompiler=-fvisibility=hidden", "-fmad=false", "--threads=2"]  # fused products change last bits
 
@@ -123,6 +125,13 @@ def nvtx_include(cuda_home: str | None) -> list[str]:
         folders += sorted(Path(root).glob("*/include"))
     return next(([str(folder)] for folder in folders if (folder / "nvtx3" / "nvtx3.hpp").exists()), [])
 
+
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    fail(
+        f"setuptools {setuptools.__version__} is too old; {OLDEST_SETUPTOOLS} or newer is needed:",
+        f'pip install --upgrade "setuptools>={OLDEST_SETUPTOOLS}"',
+        INSTALL,
+    )
 
 cuda_home = find_cuda_home()
 if cuda_home:

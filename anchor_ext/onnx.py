@@ -1,8 +1,8 @@
 """anchor_ext's operators in standard ONNX ones, for `torch.onnx.export`.
 
 The graph makes the anchors from the image's sides when it runs: a row of centres per axis and level, to which the cell
-anchors are added in float64 (or stepwise in the arithmetic's type), as `csrc/core/pyramid.h` does. Only the cell anchors are
-stored, so that the file is as small for a large image as for a small one.
+anchors are added in float64 (or stepwise in the arithmetic's type), as `csrc/core/pyramid.h` does. Only the cell
+anchors are stored, so that the file is as small for a large image as for a small one.
 """
 
 from __future__ import annotations

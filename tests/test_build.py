@@ -129,7 +129,13 @@ def test_torch_is_missing(tmp_path):
     hidden.write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
     message = build_ext(tmp_path, PYTHONPATH=str(tmp_path))
     assert "No module named 'torch'" in message and sys.executable in message
-    assert 'pip install torch "setuptools>=70.1" pybind11 ninja\n    pip install --no-build-isolation .\n' in message
+    assert 'pip install torch "setuptools>=77" pybind11 ninja\n    pip install --no-build-isolation .\n' in message
+
+
+def test_setuptools_is_too_old(monkeypatch):
+    monkeypatch.setattr("setuptools.__version__", "76.1.0")
+    with pytest.raises(SystemExit, match=r"setuptools 76.1.0 is too old.*\n    pip install --upgrade .setuptools>=77"):
+        setup_py()
 
 
 def test_the_compiler_is_missing(tmp_path):
@@ -197,4 +203,12 @@ def test_the_source_distribution_is_complete(tmp_path):
         for path in (tree / folder).rglob("*.*"):
             if path.suffix in (".h", ".cpp", ".cu", ".py", ".pyi", ".typed"):
                 assert str(path.relative_to(tree)) in packed
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "setup.py", "pyproject.toml"} <= packed
+    assert {
+        "README.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "Makefile",
+        "setup.py",
+        "pyproject.toml",
+    } <= packed

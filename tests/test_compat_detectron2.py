@@ -424,8 +424,7 @@ class Registry:
         return iter(self._obj_map.items())
 
 
-@pytest.fixture
-def detectron2(monkeypatch) -> types.SimpleNamespace:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """A package with nothing in it but what anchor_ext may use, and generators that would be noticed."""
 
     class Boxes:
@@ -453,6 +452,11 @@ def detectron2(monkeypatch) -> types.SimpleNamespace:
         if parent:
             setattr(sys.modules[parent], child, module)
     return played
+
+
+@pytest.fixture
+def detectron2(monkeypatch) -> types.SimpleNamespace:
+    return stand_in(monkeypatch)
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""The blocks of README.md, CONTRIBUTING.md and docs/*.md.
+
+    python tests/pages.py PAGE REPORT
+
+runs a page's blocks in order, in one namespace and in the current folder, as a reader would type them. It writes a line
+of JSON per block to REPORT: where the block begins, whether it passed, failed or was skipped, and why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import traceback
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import peers
+import pytest
+import test_compat_detectron2
+import torch
+from toolchain import CMAKE, CXX, ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Block(NamedTuple):
+    line: int  # of its first line
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """An sh block's lines, without comments and variables before the command."""
+        lines = (re.sub(r"(^|\s+)#.*$", "", line).strip() for line in self.text.splitlines())
+        return [re.sub(r"^(\w+=\S* +)+", "", line) for line in lines if line]
+
+    @property
+    def builds(self) -> bool:
+        """What installs or builds anchor_ext is looked at, and not run."""
+        return self.language == "sh" and any(command.split()[0] in ("make", "pip") for command in self.commands)
+
+    @property
+    def runs(self) -> bool:
+        return self.language in ("python", "sh") and not self.builds
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(text.count("\n", 0, fence.start(2)) + 1, fence[1], fence[2]) for fence in fences]
+
+
+def missing(block: Block) -> str | None:
+    """Why a block cannot run here."""
+
+    def mentions(*words: str) -> bool:
+        return any(re.search(rf"\b{word}\b", block.text) for word in words)
+
+    for package in ("torchvision", "matplotlib", "numpy"):
+        if mentions(package) and find_spec(package) is None:
+            return f"no {package}"
+    if mentions("onnx") and not (find_spec("onnx") and find_spec("onnxscript")):
+        return "no onnx or no onnxscript"
+    if mentions("plot") and find_spec("matplotlib") is None:
+        return "no matplotlib"
+    if mentions("save", "plot") and block.language == "sh" and find_spec("numpy") is None:
+        return "no numpy"
+    if mentions("compile", "aoti_compile_and_package", "cmake") and CXX is None:
+        return "no C++ compiler"
+    if mentions("cmake") and CMAKE is None:
+        return "no cmake"
+    if 'device="cuda"' in block.text and not torch.cuda.is_available():
+        return "no GPU"
+    if mentions("nsys") and shutil.which("nsys") is None:
+        return "no nsys"
+    try:
+        if mentions("mmdet"):
+            peers.mmdet()
+        if mentions("effdet"):
+            peers.effdet()
+    except pytest.skip.Exception as skipped:
+        return str(skipped)
+    return None
+
+
+def run_shell(text: str) -> None:
+    folder = Path(sys.executable).parent
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(["bash", "-euc", text], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def run(page: Path, block: Block, names: dict[str, object]) -> None:
+    if block.language == "sh":
+        run_shell(block.text)
+        return
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if "detectron2.register" in block.text and find_spec("detectron2") is None:
+            test_compat_detectron2.stand_in(monkeypatch)
+        # The empty lines make a traceback name the page's line.
+        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+
+
+def main(page: Path, report: Path) -> None:
+    warnings.simplefilter("ignore")  # that TorchScript is old
+    names: dict[str, object] = {}
+    with report.open("w") as file:
+        for block in blocks(page):
+            if not block.runs:
+                continue
+            outcome, why = "passed", missing(block)
+            if why is not None:
+                outcome = "skipped"
+            else:
+                try:
+                    run(page, block, names)
+                except Exception:
+                    outcome, why = "failed", traceback.format_exc()
+            print(json.dumps([block.line, outcome, why]), file=file, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
