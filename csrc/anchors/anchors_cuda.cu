@@ -26,31 +26,41 @@ struct alignas(sizeof(T) < 4 ? 8 : 16) Packed {
   std::uint32_t words[sizeof(T)];
 };
 
+// An anchor in the output type, as bits.
 template <typename T>
-__device__ inline Packed<T> packed(const Bits<T>* components) {
+struct Numbers {
+  alignas(Packed<T>) Bits<T> components[kMaxComponents];
+};
+
+template <typename T>
+__device__ inline Packed<T> packed(const Numbers<T>& numbers) {
   Packed<T> result;
-  std::memcpy(&result, components, sizeof result);
+  std::memcpy(&result, numbers.components, sizeof result);
   return result;
 }
 
-// Stores anchor i, of so many components.
 template <typename T>
-__device__ inline void store(T* out, std::int64_t i, const Bits<T>* anchor, int components) {
-  if (components == 4 && reinterpret_cast<std::uintptr_t>(out) % alignof(Packed<T>) == 0) {
-    reinterpret_cast<Packed<T>*>(out)[i] = packed<T>(anchor);
-    return;
-  }
+__device__ inline bool is_aligned(const T* out) {  // a view at an odd offset is not
+  return reinterpret_cast<std::uintptr_t>(out) % alignof(Packed<T>) == 0;
+}
+
+// Stores the components of anchor i one by one.
+template <typename T>
+__device__ inline void store(Bits<T>* out, std::int64_t i, const Numbers<T>& anchor, int components) {
 #pragma unroll
   for (int k = 0; k < kMaxComponents; ++k)
-    if (k < components) reinterpret_cast<Bits<T>*>(out)[components * i + k] = anchor[k];
+    if (k < components) out[components * i + k] = anchor.components[k];
 }
 
 template <typename T>
 __device__ inline void store(T* out, std::int64_t i, const Anchor& anchor, int components) {
-  Bits<T> rounded[kMaxComponents];
+  Numbers<T> rounded;
 #pragma unroll
-  for (int k = 0; k < kMaxComponents; ++k) rounded[k] = bits_of(round_to<T>(anchor.components[k]));
-  store(out, i, rounded, components);
+  for (int k = 0; k < kMaxComponents; ++k) rounded.components[k] = bits_of(round_to<T>(anchor.components[k]));
+  if (components == 4 && is_aligned(out))
+    reinterpret_cast<Packed<T>*>(out)[i] = packed(rounded);
+  else
+    store(reinterpret_cast<Bits<T>*>(out), i, rounded, components);
 }
 
 // How a launch shares the output among blocks: each writes kThreads neighbouring anchors of up to `rows` rows.
@@ -63,15 +73,16 @@ struct Tiles {
 
 // Of an anchor what moves along y, or what does not, and zeros in place of the other: an OR makes it whole.
 template <typename T, bool kPlain>
-__device__ inline void half(const Grids& pyramid, const double* cell_anchor, bool moves_along_y, double centre,
-                            Bits<T>* to) {
+__device__ inline Numbers<T> half(const Grids& pyramid, const double* cell_anchor, bool moves_along_y, double centre) {
+  Numbers<T> numbers;
 #pragma unroll
   for (int k = 0; k < kMaxComponents; ++k) {
-    if (k >= (kPlain ? 4 : pyramid.layout.components)) break;
     const bool along_y = kPlain ? k % 2 == 1 : pyramid.layout.along_y >> k & 1;
-    const double value = component<kPlain>(pyramid, cell_anchor[k], k, centre, centre);
-    to[k] = along_y == moves_along_y ? bits_of(round_to<T>(value)) : 0;
+    numbers.components[k] = 0;
+    if (along_y == moves_along_y && k < (kPlain ? 4 : pyramid.layout.components))
+      numbers.components[k] = bits_of(round_to<T>(component<kPlain>(pyramid, cell_anchor[k], k, centre, centre)));
   }
+  return numbers;
 }
 
 // Every anchor. What moves along y is computed once per row of a block and kept in shared memory, what does not once
@@ -79,7 +90,7 @@ __device__ inline void half(const Grids& pyramid, const double* cell_anchor, boo
 template <typename T, bool kPlain, typename AnyPyramid>
 __global__ void __launch_bounds__(kThreads)
     generate_kernel(const __grid_constant__ AnyPyramid pyramid, const __grid_constant__ Tiles tiles, T* out) {
-  __shared__ alignas(16) Bits<T> table[kTableNumbers];  // [rows, cell anchors, components]
+  alignas(16) __shared__ Bits<T> table[kTableNumbers];  // [rows, cell anchors, components]
   const auto block = static_cast<std::int32_t>(blockIdx.x);
   std::int32_t l = 0;
   while (l + 1 < pyramid.num_levels && block >= tiles.levels[l + 1].first_block) ++l;
@@ -94,7 +105,7 @@ __global__ void __launch_bounds__(kThreads)
     const auto row = static_cast<std::int32_t>(divide(i, level.by_cell_anchors));
     const double y = centre<kPlain>(pyramid.arithmetic, level.y, first_row + row);
     const double* const cell_anchor = cell_anchor_at(pyramid, level, i - row * cell_anchors);
-    half<T, kPlain>(pyramid, cell_anchor, true, y, table + i * components);
+    store(table, i, half<T, kPlain>(pyramid, cell_anchor, true, y), components);
   }
   __syncthreads();
 
@@ -103,17 +114,16 @@ __global__ void __launch_bounds__(kThreads)
   if (across >= of_row) return;
   const std::int64_t column = divide(across, level.by_cell_anchors);
   const auto which = static_cast<std::int32_t>(across - column * cell_anchors);
-  alignas(16) Bits<T> own[kMaxComponents];
   const double x = centre<kPlain>(pyramid.arithmetic, level.x, column);
-  half<T, kPlain>(pyramid, cell_anchor_at(pyramid, level, which), false, x, own);
-  const Packed<T> own_packed = packed<T>(own);
-  const bool is_aligned = reinterpret_cast<std::uintptr_t>(out) % alignof(Packed<T>) == 0;
+  const Numbers<T> own = half<T, kPlain>(pyramid, cell_anchor_at(pyramid, level, which), false, x);
+  const Packed<T> own_packed = packed(own);
+  const bool whole = components == 4 && is_aligned(out);
 
   std::int64_t flat = level.begin + first_row * of_row + across;
   const Bits<T>* of_y = table + which * components;
 #pragma unroll 2  // more take registers, and with them threads, from the multiprocessors
   for (std::int32_t row = 0; row < rows; ++row, flat += of_row, of_y += cell_anchors * components) {
-    if (components == 4 && is_aligned) {
+    if (whole) {
       Packed<T> anchor = *reinterpret_cast<const Packed<T>*>(of_y);
 #pragma unroll
       for (std::size_t word = 0; word < sizeof(T); ++word) anchor.words[word] |= own_packed.words[word];
@@ -121,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
     } else {
 #pragma unroll
       for (int k = 0; k < kMaxComponents; ++k)
-        if (k < components) reinterpret_cast<Bits<T>*>(out)[components * flat + k] = own[k] | of_y[k];
+        if (k < components) reinterpret_cast<Bits<T>*>(out)[components * flat + k] = own.components[k] | of_y[k];
     }
   }
 }

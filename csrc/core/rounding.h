@@ -57,7 +57,11 @@ ANCHOR_EXT_HD float widened(Float16 value) {
 
 ANCHOR_EXT_HD std::int64_t bits_of(double value) {
   std::int64_t bits;
+#if defined(__CUDA_ARCH__)  // nvcc would make float64 operations of what is done with the bits
+  asm("mov.b64 %0, %1;" : "=l"(bits) : "d"(value));
+#else
   std::memcpy(&bits, &value, sizeof bits);
+#endif
   return bits;
 }
 

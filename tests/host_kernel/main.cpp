@@ -40,16 +40,16 @@ void expect(bool good, const char* what) {
 struct Watched {
   std::vector<unsigned char>* memory;
   std::size_t first, anchor_bytes;
-  std::vector<int> written;  // how many threads wrote each anchor
+  std::vector<int> written;  // how many blocks wrote each anchor
 } watched;
 
-// One thread has run over poison alone: it must have written anchors, and nothing beside them. (An anchor that holds
+// One block has run over poison alone: it must have written anchors, and nothing beside them. (An anchor that holds
 // the poison's own bytes would look unwritten; these numbers never do.)
-void check_thread(std::int64_t) {
+void check_block() {
   std::vector<unsigned char>& memory = *watched.memory;
   const std::size_t behind = watched.first + watched.written.size() * watched.anchor_bytes;
   for (std::size_t i = 0; i < memory.size(); ++i)
-    if (i < watched.first || i >= behind) expect(memory[i] == kPoison, "a thread wrote beside the anchors");
+    if (i < watched.first || i >= behind) expect(memory[i] == kPoison, "a block wrote beside the anchors");
   for (std::size_t anchor = 0; anchor < watched.written.size(); ++anchor) {
     const auto begin = memory.begin() + static_cast<std::ptrdiff_t>(watched.first + anchor * watched.anchor_bytes);
     const auto end = begin + static_cast<std::ptrdiff_t>(watched.anchor_bytes);
@@ -296,10 +296,10 @@ int main(int, char** words) {
     std::vector<unsigned char> by_kernel(first + bytes + kGuard, kPoison), by_cpu = by_kernel;
     if (pyramid.num_anchors <= 300) {
       watched = {&by_kernel, first, components * item, std::vector<int>(static_cast<std::size_t>(pyramid.num_anchors))};
-      after_each_thread = check_thread;
+      after_each_block = check_block;
       generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
-      after_each_thread = nullptr;
-      for (const int threads : watched.written) expect(threads == 1, "an anchor was not written by one thread");
+      after_each_block = nullptr;
+      for (const int blocks : watched.written) expect(blocks == 1, "an anchor was not written by one block");
     }
     generate_cuda(pyramid, dtype, by_kernel.data() + first, 0, nullptr);
     const std::int64_t cuts[] = {0, pyramid.num_anchors / 3, pyramid.num_anchors * 5 / 7, pyramid.num_anchors};

@@ -1,31 +1,32 @@
-// Kernels that use all that the machine of this folder has and anchor_ext's own kernels do not yet: shared memory,
-// barriers, atomics, a warp's exchanges, approximations.
+// A kernel that uses what the machine of this folder has and anchor_ext's own do not yet: atomics, a warp's exchanges,
+// approximations.
 #include <cuda_runtime.h>
 
-#include "kernels.h"
+struct Sums {
+  unsigned long long sum, smallest;
+  int largest, odd;
+};
 
 namespace {
 
-constexpr int kThreads = 256;
-
-// Of a block of numbers: the sum, by shuffles and shared memory; the largest; how many are odd, by votes; the sum of
-// exp2(-number), approximately.
-__global__ void __launch_bounds__(kThreads) sums_kernel(const int* numbers, int count, Sums* sums, float* powers) {
-  __shared__ long long of_warps[kThreads / 32];
+// Of the numbers: the sum, by shuffles and shared memory; the smallest and the largest, by atomics; how many are odd,
+// by votes. And for each number 2**-number + log2(1 + number), approximately.
+__global__ void sums_kernel(const int* numbers, int count, Sums* sums, float* powers) {
+  __shared__ long long of_warps[8];
   __shared__ int odd;
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), lane = threadIdx.x % 32;
   const int number = i < count ? numbers[i] : 0;
   if (threadIdx.x == 0) odd = 0;
-  int sum = number;
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  if (lane == 0) of_warps[threadIdx.x / 32] = __shfl_sync(1u, sum, 0);
+  int sum = number + __shfl_xor_sync(~0u, number, 16);
+  for (int offset = 8; offset > 0; offset /= 2) sum += __shfl_down_sync(~0u, sum, offset);
+  if (lane == 0) of_warps[threadIdx.x / 32] = sum;
   __syncthreads();
   const unsigned ballot = __ballot_sync(~0u, number & 1);
   if (lane == 0) atomicAdd(&odd, __popc(ballot));
   if (i < count) {
     atomicMax(&sums->largest, number);
     atomicMin(&sums->smallest, static_cast<unsigned long long>(number));
-    powers[i] = exp2f(-static_cast<float>(number % 16)) + __log2f(1.0f + number % 16);
+    powers[i] = exp2f(-static_cast<float>(number)) + __log2f(1.0f + static_cast<float>(number));
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -36,28 +37,11 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(const int* numbers, int 
   }
 }
 
-// A block's numbers backwards, by way of shared memory; without the barrier, what is read may not have been written.
-template <bool kWaits>
-__global__ void __launch_bounds__(kThreads) reverse_kernel(const int* numbers, int* reversed) {
-  __shared__ int block[kThreads];
-  block[threadIdx.x] = numbers[threadIdx.x];
-  if (kWaits) __syncthreads();
-  reversed[threadIdx.x] = block[kThreads - 1 - threadIdx.x];
-}
-
-template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), int blocks, const Arguments&... arguments) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
-  cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-
 }  // namespace
 
 void launch_sums(const int* numbers, int count, Sums* sums, float* powers) {
-  launch(sums_kernel, (count + kThreads - 1) / kThreads, numbers, count, sums, powers);
-}
-void launch_reverse(const int* numbers, int* reversed, bool waits) {
-  launch(waits ? reverse_kernel<true> : reverse_kernel<false>, 1, numbers, reversed);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(count + 255) / 256);
+  config.blockDim = dim3(256);
+  cudaLaunchKernelEx(&config, sums_kernel, numbers, count, sums, powers);
 }

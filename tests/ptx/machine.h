@@ -2,6 +2,7 @@
 // the special cases that the PTX ISA gives it. translate.py writes the kernels; runtime.cpp launches them.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -9,8 +10,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <map>
-#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -20,21 +19,15 @@ __extension__ using int128 = __int128;
 __extension__ using uint128 = unsigned __int128;
 
 [[noreturn]] inline void fail(const char* what, std::uint64_t a = 0, std::uint64_t b = 0) {
-  std::fprintf(stderr, "ptx: %s (%llx, %llx)\n", what, static_cast<unsigned long long>(a),
-               static_cast<unsigned long long>(b));
+  std::fprintf(stderr, "ptx: %s (%#llx, %#llx)\n", what, (unsigned long long)a, (unsigned long long)b);
   std::exit(1);
 }
 
-// Memory that a launch may touch. Of what is to be written, how often each byte was; without counts it is for atomics.
+// Memory that a launch may touch. Of an output, how often each byte was written.
 struct Region {
   std::uint64_t begin, bytes;
   enum { input, output, atomics } kind;
   std::vector<std::uint8_t> written;
-};
-
-struct Launch {  // what has been counted
-  std::uint64_t threads, instructions, float64_operations, stored_bytes;
-  bool approximates, depends_on_order;  // results to compare with a bound; float additions by atomics
 };
 
 struct Store {
@@ -43,17 +36,19 @@ struct Store {
 };
 
 struct Machine {
-  std::vector<Region> regions;  // none: any address
+  std::vector<Region> regions;
   // Where only some blocks are to run, drawn at random: how many, and what they store, which then goes nowhere else.
   std::int64_t sample = 0;
   std::vector<Store> stores;
-  std::map<std::string, int> launches;  // by kernel
-  Launch last{};
   std::vector<std::vector<unsigned char>> parameters;
+  struct {  // of the last launch: counts; whether its results are approximations, or hang on the order of threads
+    std::uint64_t instructions, float64_operations;
+    bool approximates, depends_on_order;
+  } last{};
 };
-extern Machine machine;
+inline Machine machine;
 
-// Windows of the generic address space; a shared address within its window is also what 32 bits hold.
+// Windows of the generic address space; the lower half of a shared address is what 32 bits hold of it.
 constexpr std::uint64_t kParameters = std::uint64_t{0x7a} << 56, kShared = std::uint64_t{0x7b} << 56, kFirst = 1024;
 inline std::uint64_t parameter_address(unsigned i) { return kParameters + (std::uint64_t{i} << 32); }
 
@@ -66,73 +61,67 @@ struct Shared {
 struct Thread {
   std::uint32_t tid, ctaid, ntid, nctaid;
   Shared* shared;
-  bool is_warp_synchronous;
+  bool exchanges;
+  void* state_memory;
   std::uint32_t mask = 0, posted = 0, seen[32] = {};  // of an exchange within the warp
   enum { ready, at_barrier, at_exchange, ended } state = ready;
   int resume = 0;
-  void* state_memory = nullptr;
 
   void count(unsigned instructions, unsigned float64_operations) const {
     machine.last.instructions += instructions;
     machine.last.float64_operations += float64_operations;
   }
-  __attribute__((noinline)) void load(std::uint64_t address, void* out, std::size_t bytes, bool cached = false) const {
+  __attribute__((noinline)) void load(std::uint64_t address, void* out, std::size_t bytes, bool cached) const {
     if (address % bytes != 0) fail("a load at a wrong alignment", address, bytes);
+    const void* from = reinterpret_cast<const void*>(address);
     if (address >> 56 == kParameters >> 56) {
-      const std::uint64_t which = address - kParameters >> 32, offset = address & 0xffffffff;
+      const std::uint64_t which = (address - kParameters) >> 32, offset = address & 0xffffffff;
       if (which >= machine.parameters.size() || offset + bytes > machine.parameters[which].size())
         fail("a parameter is read beyond its end", address, bytes);
-      std::memcpy(out, machine.parameters[which].data() + offset, bytes);
+      from = machine.parameters[which].data() + offset;
     } else if (address >> 56 == kShared >> 56) {
       const std::size_t at = shared_at(address, bytes);
-      for (std::size_t i = at; i < at + bytes; ++i) {
-        if (shared->writer[i] < 0) fail("shared memory is read that was not written", address, bytes);
-        if (!is_warp_synchronous && shared->epoch[i] == shared->barriers && shared->writer[i] != std::int32_t(tid))
-          fail("shared memory is read without a barrier behind another thread's store", address, bytes);
-      }
-      std::memcpy(out, shared->bytes.data() + at, bytes);
-    } else {
-      const Region* const region = region_of(address, bytes);
-      if (region != nullptr && (region->kind == Region::output || (cached && region->kind != Region::input)))
-        fail("memory is read that is to be written", address, bytes);
-      std::memcpy(out, reinterpret_cast<const void*>(address), bytes);
+      for (std::size_t i = at; i < at + bytes; ++i)
+        if (shared->writer[i] < 0 ||
+            (!exchanges && shared->epoch[i] == shared->barriers && shared->writer[i] != static_cast<std::int32_t>(tid)))
+          fail("shared memory is read that was not written, or without a barrier behind it", address, bytes);
+      from = shared->bytes.data() + at;
+    } else if (const auto kind = region_of(address, bytes).kind;
+               kind == Region::output || (cached && kind != Region::input)) {
+      fail("memory is read that is to be written", address, bytes);
     }
+    std::memcpy(out, from, bytes);
   }
   __attribute__((noinline)) void store(std::uint64_t address, const void* value, std::size_t bytes) const {
     if (address % bytes != 0) fail("a store at a wrong alignment", address, bytes);
     if (address >> 56 == kShared >> 56) {
       const std::size_t at = shared_at(address, bytes);
-      for (std::size_t i = at; i < at + bytes; ++i) {
-        shared->writer[i] = static_cast<std::int32_t>(tid);
-        shared->epoch[i] = shared->barriers;
-      }
+      std::fill_n(shared->writer.begin() + at, bytes, static_cast<std::int32_t>(tid));
+      std::fill_n(shared->epoch.begin() + at, bytes, shared->barriers);
       std::memcpy(shared->bytes.data() + at, value, bytes);
-      return;
-    }
-    machine.last.stored_bytes += bytes;
-    if (machine.sample != 0) {
+    } else if (machine.sample != 0) {
       machine.stores.push_back({address, bytes, {}});
       std::memcpy(machine.stores.back().value, value, bytes);
-      return;
+    } else {
+      Region& region = region_of(address, bytes);
+      if (region.kind != Region::output) fail("a store to what is not an output", address, bytes);
+      for (std::size_t i = 0; i < bytes; ++i)
+        if (++region.written[address - region.begin + i] != 1) fail("a byte is written twice", address + i, bytes);
+      std::memcpy(reinterpret_cast<void*>(address), value, bytes);
     }
-    Region* const region = region_of(address, bytes);
-    if (region != nullptr && region->kind != Region::output) fail("a store to what is not an output", address, bytes);
-    for (std::size_t i = 0; region != nullptr && i < bytes; ++i)
-      if (++region->written[address - region->begin + i] != 1) fail("a byte is written twice", address + i, bytes);
-    std::memcpy(reinterpret_cast<void*>(address), value, bytes);
   }
   // `next(old)` is stored; the result is `old`.
   template <typename T, typename Next>
   T atomic(std::uint64_t address, const Next& next) const {
     if (address % sizeof(T) != 0) fail("an atomic at a wrong alignment", address, sizeof(T));
-    const bool is_shared = address >> 56 == kShared >> 56;
-    if (!is_shared) {
-      const Region* const region = region_of(address, sizeof(T));
-      if (region != nullptr && region->kind != Region::atomics) fail("an atomic on other memory", address, sizeof(T));
+    void* memory = reinterpret_cast<void*>(address);
+    if (address >> 56 == kShared >> 56) {
+      const std::size_t at = shared_at(address, sizeof(T));
+      if (shared->writer[at] < 0) fail("an atomic on unwritten memory", address);
+      memory = shared->bytes.data() + at;
+    } else if (region_of(address, sizeof(T)).kind != Region::atomics) {
+      fail("an atomic on other memory", address, sizeof(T));
     }
-    void* const memory =
-        is_shared ? shared->bytes.data() + shared_at(address, sizeof(T)) : reinterpret_cast<void*>(address);
-    if (is_shared && shared->writer[shared_at(address, sizeof(T))] < 0) fail("an atomic on unwritten memory", address);
     if (std::is_floating_point_v<T>) machine.last.depends_on_order = true;
     T old;
     std::memcpy(&old, memory, sizeof old);
@@ -140,52 +129,49 @@ struct Thread {
     std::memcpy(memory, &value, sizeof value);
     return old;
   }
-
-  // A warp's exchange: resumes when every lane of the mask has posted; then `seen` has what they posted.
+  // Waits until every lane of the mask has posted; then `seen` has what they did.
   void exchange(std::uint32_t lanes, std::uint32_t value) {
     if ((lanes >> (tid % 32) & 1) == 0) fail("a lane is missing in its own mask", lanes, tid);
     mask = lanes, posted = value, state = at_exchange;
   }
   // `c`: the clamp, and the lanes' segments; see shfl in the ISA.
   std::uint32_t shuffle(char mode, std::uint32_t b, std::uint32_t c, bool& in_range) const {
-    const std::uint32_t lane = tid % 32, segment = c >> 8 & 31, clamp = c & 31;
-    const std::uint32_t most = (lane & segment) | (clamp & ~segment), least = lane & segment;
+    const std::uint32_t lane = tid % 32, segment = c >> 8 & 31, least = lane & segment;
+    const auto most = static_cast<std::int32_t>(least | (c & 31 & ~segment));
     const auto from = static_cast<std::int32_t>(mode == 'u'   ? lane - (b & 31)
                                                 : mode == 'd' ? lane + (b & 31)
                                                 : mode == 'b' ? lane ^ (b & 31)
                                                               : least | (b & 31 & ~segment));
-    in_range = mode == 'u' ? from >= static_cast<std::int32_t>(most) : from <= static_cast<std::int32_t>(most);
+    in_range = mode == 'u' ? from >= most : from <= most;
     const std::uint32_t source = in_range ? static_cast<std::uint32_t>(from) : lane;
     if ((mask >> source & 1) == 0) fail("a shuffle from a lane that takes no part", source, mask);
     return seen[source];
   }
   std::uint32_t ballot() const {
     std::uint32_t lanes = 0;
-    for (std::uint32_t i = 0; i < 32; ++i) lanes |= (mask >> i & 1 && seen[i] != 0) << i;
+    for (std::uint32_t i = 0; i < 32; ++i) lanes |= std::uint32_t{(mask >> i & 1) != 0 && seen[i] != 0} << i;
     return lanes;
   }
 
  private:
   std::size_t shared_at(std::uint64_t address, std::size_t bytes) const {
     const std::uint64_t offset = (address & 0xffffffff) - kFirst;
-    if (offset + bytes > shared->bytes.size() || (address & 0xffffffff) < kFirst)
-      fail("shared memory beyond its end", address, bytes);
+    if (offset + bytes > shared->bytes.size()) fail("shared memory beyond its end", address, bytes);
     return offset;
   }
-  static Region* region_of(std::uint64_t address, std::size_t bytes) {
+  static Region& region_of(std::uint64_t address, std::size_t bytes) {
     for (Region& region : machine.regions)
-      if (address >= region.begin && address + bytes <= region.begin + region.bytes) return &region;
-    if (!machine.regions.empty()) fail("memory outside of all that was given", address, bytes);
-    return nullptr;
+      if (address >= region.begin && address + bytes <= region.begin + region.bytes) return region;
+    fail("memory outside of all that was given", address, bytes);
   }
 };
 
 struct Kernel {
   const char* name;
-  void (*run)(Thread&);     // until the thread waits or ends
-  std::size_t state_bytes;  // of a thread that waits; 0 where none does
+  void (*run)(Thread&);  // until the thread waits or ends
+  std::size_t state_bytes;
   std::uint32_t shared_bytes, most_threads;
-  bool is_warp_synchronous;
+  bool exchanges;
   struct Parameter {
     std::size_t bytes, alignment;
   };
@@ -225,7 +211,7 @@ T shift_left(T value, std::uint32_t n) {
 }
 template <typename T>
 T shift_right(T value, std::uint32_t n) {
-  return static_cast<T>(value >> (n >= 8 * sizeof(T) ? 8 * sizeof(T) - 1 : n)) >> (n >= 8 * sizeof(T) ? 1 : 0);
+  return n < 8 * sizeof(T) ? static_cast<T>(value >> n) : value < 0 ? T(-1) : T{0};
 }
 template <typename T>
 T divide(T a, T b, bool remainder) {
@@ -242,35 +228,19 @@ T least(T a, T b, bool most) {
   return (b < a) != most ? b : a;
 }
 inline std::uint32_t bit_field(std::uint32_t a, std::uint32_t from, std::uint32_t count) {
-  const std::uint32_t shifted = shift_right(a, from & 255);
-  return (count & 255) >= 32 ? shifted : shifted & ((1u << (count & 255)) - 1);
-}
-inline std::uint32_t permuted(std::uint32_t a, std::uint32_t b, std::uint32_t selection) {
-  std::uint32_t result = 0;
-  for (int i = 0; i < 4; ++i) {
-    const std::uint32_t which = selection >> (4 * i) & 15;
-    const auto byte = static_cast<std::uint32_t>((std::uint64_t{b} << 32 | a) >> (8 * (which & 7)) & 255);
-    result |= (which & 8 ? (byte & 128 ? 255 : 0) : byte) << (8 * i);
-  }
-  return result;
-}
-inline std::uint32_t three_way(std::uint32_t a, std::uint32_t b, std::uint32_t c, unsigned table) {
-  std::uint32_t result = 0;
-  for (unsigned i = 0; i < 8; ++i)
-    if (table >> i & 1) result |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
-  return result;
+  return shift_right(a, from & 255) & ((count & 255) >= 32 ? ~0u : (1u << (count & 255)) - 1);
 }
 // Float to integer: rounded by `mode`, clamped; no number becomes 0.
 template <typename T, typename F>
 T to_integer(F value, char mode) {
+  using Limits = std::numeric_limits<T>;
   if (std::isnan(value)) return 0;
   value = mode == 'z'   ? std::trunc(value)
           : mode == 'n' ? std::nearbyint(value)
           : mode == 'm' ? std::floor(value)
                         : std::ceil(value);
-  if (value <= static_cast<F>(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
-  if (value >= static_cast<F>(std::numeric_limits<T>::max())) return std::numeric_limits<T>::max();
-  return static_cast<T>(value);
+  if (value <= static_cast<F>(Limits::min())) return Limits::min();
+  return value >= static_cast<F>(Limits::max()) ? Limits::max() : static_cast<T>(value);
 }
 inline std::uint16_t half_of(double value) {
   return std::isnan(value) ? 0x7fff : std::bit_cast<std::uint16_t>(static_cast<_Float16>(value));

@@ -16,7 +16,7 @@ from toolchain import CXX, ROOT, setup_py  # noqa: E402
 from translate import translate  # noqa: E402
 
 SOURCES = [*sorted(ROOT.glob("csrc/*/*.cu")), HERE / "kernels.cu"]
-HOST = [*sorted(ROOT.glob("csrc/core/*.cpp")), ROOT / "csrc/anchors/anchors_cpu.cpp", *sorted(ROOT.glob("csrc/anchors/passes*.cpp"))]
+HOST = [*sorted(ROOT.glob("csrc/core/*.cpp")), *sorted(ROOT.glob("csrc/*/*_cpu.cpp")), *sorted(HERE.glob("*.cpp"))]
 
 
 def execute(folder: Path) -> str:
@@ -28,7 +28,9 @@ def execute(folder: Path) -> str:
     """
     setup = setup_py()
     home = setup["find_cuda_home"]()
-    archs = sorted(set(re.findall(r"arch=(compute_\d+)", " ".join(setup["arch_flags"](home)))))
+    known = sorted({int(arch) for arch in re.findall(r"arch=compute_(\d+)", " ".join(setup["arch_flags"](home)))})
+    # nvcc writes few different texts: the newest's, that of the first of 10.0 and later, and that of all before.
+    archs = [f"compute_{arch}" for arch in sorted({known[0], *[a for a in known if a >= 100][:1], known[-1]})]
     flags = [*setup["NVCC_FLAGS"], *(f"-gencode=arch={arch},code={arch}" for arch in archs)]
     cxx = [CXX, "-std=c++20", "-Og", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", "-w"]
     cxx += [f"-I{path}" for path in (HERE, ROOT / "csrc", Path(home, "include"))]
@@ -64,7 +66,7 @@ def execute(folder: Path) -> str:
             made[of] = folder / f"kernels_{i}.cpp"
             made[of].write_text("\n".join(['#include "machine.h"', *texts]))
         compiled = dict(zip(made, pool.map(host_object, made.values()), strict=True))
-        objects += pool.map(host_object, [*HOST, HERE / "runtime.cpp", HERE / "cases.cpp"])
+        objects += pool.map(host_object, HOST)
         variants: dict[tuple[Path, ...], list[str]] = {}
         for arch in archs:
             variants.setdefault(tuple(compiled[of] for of in parts if arch in of), []).append(arch)
