@@ -19,6 +19,11 @@ export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$OUT/gpu.csv"
 
 failed=0
+step "the cases that tests/ptx executes on the CPU, on the device"
+nvcc -std=c++17 -O2 -fmad=false -arch=native -Xcompiler=-ffp-contract=off,-fopenmp -DANCHOR_EXT_DEVICE -Icsrc -Itests/ptx \
+  -o "$site/cases" tests/ptx/main.cpp tests/ptx/*_cases.cpp csrc/core/*.cpp csrc/*/*_cpu.cpp csrc/*/*_cuda.cu
+"$site/cases" 2>&1 | tee "$OUT/cases.log" || failed=1
+
 step "suite"
 (cd "$site" && "$PYTHON" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/tests") 2>&1 |
   tee "$OUT/suite.log" || failed=1

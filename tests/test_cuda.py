@@ -167,8 +167,8 @@ def test_the_current_device_is_the_default():
 
 
 @pytest.mark.parametrize("shape", [(2160, 3840), (4096, 8192), (8192, 16384)])
-def test_groups_of_rows(shape):
-    """Of large outputs a thread writes a column of up to eight anchors."""
+def test_tiles_of_rows(shape):
+    """Of large outputs a block writes several rows."""
     for dtype in (torch.float32, torch.bfloat16):
         assert torch.equal(
             anchor_ext.generate(shape, dtype=dtype, device="cuda").cpu(),

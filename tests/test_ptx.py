@@ -11,8 +11,8 @@ from toolchain import CXX, ROOT, setup_py
 
 sys.path.insert(0, str(ROOT / "tests" / "ptx"))
 
-from run import execute  # noqa: E402
-from translate import UnknownPtxError  # noqa: E402
+from run import execute
+from translate import UnknownPtxError
 
 
 def test_every_kernel_as_nvcc_wrote_it(tmp_path):

@@ -19,6 +19,20 @@ SOURCES = [*sorted(ROOT.glob("csrc/*/*.cu")), HERE / "kernels.cu"]
 HOST = [*sorted(ROOT.glob("csrc/core/*.cpp")), *sorted(ROOT.glob("csrc/*/*_cpu.cpp")), *sorted(HERE.glob("*.cpp"))]
 
 
+def resources_of(ptxas: Path, folder: Path, arch: str) -> str:
+    """Registers and bytes of stack of anchor_ext's own kernels, as ptxas says."""
+    lines = [f"registers, stack on {arch.replace('compute', 'sm')}"]
+    for source in SOURCES[:-1]:
+        ptx = folder / source.stem / f"{source.stem}.{arch}.ptx"
+        command = [ptxas, "-v", f"-arch={arch.replace('compute', 'sm')}", ptx, "-o", os.devnull]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        found = re.findall(
+            r"entry function '\w*?\d+([a-z]+_kernel\w*)'.*?(\d+) bytes stack.*?Used (\d+)", said, re.DOTALL
+        )
+        lines += [f"{registers:>4}, {stack}  {name}" for name, stack, registers in found]
+    return "\n".join(lines)
+
+
 def execute(folder: Path) -> str:
     """What the cases print, for each text that nvcc writes for the architectures of setup.py.
 
@@ -45,7 +59,19 @@ def execute(folder: Path) -> str:
         keep.mkdir()
         target = keep / "host.o"
         subprocess.run(
-            [Path(home, "bin", "nvcc"), "-std=c++17", *flags, f"-I{ROOT / 'csrc'}", "-c", source, "-o", target, "--keep", "--keep-dir", keep],
+            [
+                Path(home, "bin", "nvcc"),
+                "-std=c++17",
+                *flags,
+                f"-I{ROOT / 'csrc'}",
+                "-c",
+                source,
+                "-o",
+                target,
+                "--keep",
+                "--keep-dir",
+                keep,
+            ],
             check=True,
         )
         return target
@@ -61,6 +87,7 @@ def execute(folder: Path) -> str:
         parts: dict[tuple[str, ...], list[str]] = {}  # kernels that the same architectures have in common
         for (_, text), of in wrote.items():
             parts.setdefault(tuple(of), []).append(text)
+        resources = list(pool.map(lambda arch: resources_of(Path(home, "bin", "ptxas"), folder, arch), archs))
         made = {}
         for i, (of, texts) in enumerate(parts.items()):
             made[of] = folder / f"kernels_{i}.cpp"
@@ -77,7 +104,7 @@ def execute(folder: Path) -> str:
             printed = subprocess.run([program], check=True, stdout=subprocess.PIPE, text=True).stdout
             return f"PTX for {', '.join(variants[kernels])}\n{printed}"
 
-        return "\n".join(pool.map(run, variants))
+        return "\n".join([*pool.map(run, variants), *resources])
 
 
 if __name__ == "__main__":

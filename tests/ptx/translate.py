@@ -23,7 +23,8 @@ EXACT = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}",
 APPROXIMATE = {"ex2": "std::exp2({})", "lg2": "std::log2({})", "rcp": "1 / {}", "rsqrt": "1 / std::sqrt({})",
                "sqrt": "std::sqrt({})", "sin": "std::sin({})", "cos": "std::cos({})", "tanh": "std::tanh({})",
                "div": "{} / {}"}
-COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
+COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+           "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 UNORDERED = {"ltu": ">=", "leu": ">", "gtu": "<=", "geu": "<", "equ": "!=", "neu": "=="}  # what is negated
 ATOMIC = {"add": "{t}(old + {b})", "min": "least(old, {b}, false)", "max": "least(old, {b}, true)", "exch": "{b}",
           "and": "{t}(old & {b})", "or": "{t}(old | {b})", "xor": "{t}(old ^ {b})", "cas": "old == {b} ? {c} : old"}
@@ -97,7 +98,9 @@ class Symbols(dict[str, str]):
         need(words == [kind])
         table = PURE | (FLOAT_SIGN if is_float else SIGN)
         sources = {"x": [self.get(kind, one) for one in a[1:]], "u": [self.get("u32", one) for one in a[1:]]}
-        sources["b"] = [self.get(raw(kind) if is_float else "u" + kind[1:] if kind[0] == "s" else kind, one) for one in a[1:]]
+        sources["b"] = [
+            self.get(raw(kind) if is_float else "u" + kind[1:] if kind[0] == "s" else kind, one) for one in a[1:]
+        ]
         top = int(kind[1:]) - 1 if is_float else 0
         return self.put(a[0], table[op].format(t=TYPES[kind], r=TYPES[raw(kind)], top=top, **sources))
 
@@ -146,7 +149,8 @@ class Symbols(dict[str, str]):
         need(modes[cached:] == ([f"v{len(names)}"] if len(names) > 1 else []))
         c, at = TYPES[raw(kind)], self.address(where, space)
         if not loads:
-            return f"const {c} v[] = {{{', '.join(self.get(raw(kind), one) for one in names)}}}; t.store({at}, v, sizeof v);"
+            values = ", ".join(self.get(raw(kind), one) for one in names)
+            return f"const {c} v[] = {{{values}}}; t.store({at}, v, sizeof v);"
         puts = " ".join(self.put(one, f"v[{i}]") for i, one in enumerate(names))
         return f"{c} v[{len(names)}]; t.load({at}, v, sizeof v, {str(cached).lower()}); {puts}"
 
