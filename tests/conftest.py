@@ -1,14 +1,39 @@
 from __future__ import annotations
 
+import importlib.util
 import random
 
 import pytest
 import torch
+from may_skip import pytest_addoption, pytest_configure  # noqa: F401  # pytest finds its hooks here
+from toolchain import PROGRAMS
 
 import anchor_ext
 
 HAS_CUDA = torch.cuda.is_available() and anchor_ext.build_info()["cuda"] is not None
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+# Fixtures that skip, and the marker of what they need.
+NEEDED_BY_FIXTURES = {"mmdet": "peers", "effdet": "peers", "pictures": "tools"}
+
+
+@pytest.hookimpl(tryfirst=True)  # -m chooses by these markers as well
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in NEEDED_BY_FIXTURES.keys() & getattr(item, "fixturenames", []):
+            item.add_marker(NEEDED_BY_FIXTURES[fixture])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what the markers say cannot run here. For other markers the test itself finds out."""
+    if not HAS_CUDA and item.get_closest_marker("gpu"):
+        pytest.skip("no CUDA here")
+    if HAS_CUDA and item.get_closest_marker("no_gpu"):
+        pytest.skip("CUDA is here")
+    for marker in item.iter_markers("tools"):
+        for name in marker.args:
+            if PROGRAMS[name] is None if name in PROGRAMS else importlib.util.find_spec(name) is None:
+                pytest.skip(f"no {name}")
 
 
 # Centres at the ends of every output type's range, at its subnormals, and halfway between two of its numbers.
@@ -24,7 +49,7 @@ def extreme_configuration(stride: float) -> dict[str, list]:
     return {"levels": [0], "strides": [(stride, stride)], "sizes": [[size]], "ratios": [[1.5]], "scales": [[1.1]]}
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here"))])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 

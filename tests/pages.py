@@ -16,6 +16,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -56,37 +57,39 @@ def blocks(page: Path) -> list[Block]:
     return [Block(text.count("\n", 0, fence.start(2)) + 1, fence[1], fence[2]) for fence in fences]
 
 
-def missing(block: Block) -> str | None:
-    """Why a block cannot run here."""
+def absent(package: str) -> str | None:
+    return None if find_spec(package) else f"no {package}"
 
-    def mentions(*words: str) -> bool:
-        return any(re.search(rf"\b{word}\b", block.text) for word in words)
 
-    for package in ("torchvision", "matplotlib", "numpy"):
-        if mentions(package) and find_spec(package) is None:
-            return f"no {package}"
-    if mentions("onnx") and not (find_spec("onnx") and find_spec("onnxscript")):
-        return "no onnx or no onnxscript"
-    if mentions("plot") and find_spec("matplotlib") is None:
-        return "no matplotlib"
-    if mentions("save", "plot") and block.language == "sh" and find_spec("numpy") is None:
-        return "no numpy"
-    if mentions("compile", "aoti_compile_and_package", "cmake") and CXX is None:
-        return "no C++ compiler"
-    if mentions("cmake") and CMAKE is None:
-        return "no cmake"
-    if 'device="cuda"' in block.text and not torch.cuda.is_available():
-        return "no GPU"
-    if mentions("nsys") and shutil.which("nsys") is None:
-        return "no nsys"
+def imported(framework: Callable[[], object]) -> str | None:
     try:
-        if mentions("mmdet"):
-            peers.mmdet()
-        if mentions("effdet"):
-            peers.effdet()
+        framework()
     except pytest.skip.Exception as skipped:
         return str(skipped)
     return None
+
+
+# What a block needs: its marker, the words that tell of it, and why it is not here, or None.
+NEEDS: list[tuple[str, str, Callable[[], str | None]]] = [
+    ("peers", "torchvision", lambda: absent("torchvision")),
+    ("tools", "matplotlib|plot", lambda: absent("matplotlib")),
+    ("tools", "onnx", lambda: absent("onnx") or absent("onnxscript")),
+    ("tools", "compile|aoti_compile_and_package|cmake", lambda: None if CXX else "no C++ compiler"),
+    ("tools", "cmake", lambda: None if CMAKE else "no cmake"),
+    ("gpu", 'device="cuda"', lambda: None if torch.cuda.is_available() else "no GPU"),
+    ("gpu", "nsys", lambda: None if shutil.which("nsys") else "no nsys"),  # which looks at a GPU's kernels
+    ("peers", "mmdet", lambda: imported(peers.mmdet)),
+    ("peers", "effdet", lambda: imported(peers.effdet)),
+]
+
+
+def needs(block: Block) -> list[tuple[str, Callable[[], str | None]]]:
+    return [(marker, why) for marker, words, why in NEEDS if re.search(rf"(?<!\w)({words})(?!\w)", block.text)]
+
+
+def missing(block: Block) -> str | None:
+    """Why a block cannot run here."""
+    return next((reason for _, why in needs(block) if (reason := why()) is not None), None)
 
 
 def run_shell(text: str) -> None:

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from conftest import HAS_CUDA
-from toolchain import CXX, ROOT
+from toolchain import ROOT
 
 import anchor_ext
 
@@ -29,7 +28,7 @@ SHAPE = (40, 72)
 PACE = {"rounds": 2, "seconds": 1e-4, "at_most": 0.1}
 CPU = torch.device("cpu")
 COLUMNS = rivals.columns(rivals.Case(SHAPE, torch.float32, CPU))
-compiles = pytest.mark.skipif(CXX is None, reason="no C++ compiler for Inductor")
+compiles = pytest.mark.tools("c++")  # for Inductor
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -240,15 +239,15 @@ def test_the_page_of_a_cuda_run():
     ]
 
 
+@pytest.mark.tools("matplotlib")
 def test_the_chart_of_a_cuda_run(tmp_path):
-    pytest.importorskip("matplotlib")
     import chart
 
     chart.draw(cuda_result(), tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_part_on_cuda(dtype):
     row = bench.measure(rivals.Case(SHAPE, dtype, torch.device("cuda")), 1, PACE)

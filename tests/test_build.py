@@ -176,7 +176,7 @@ def test_importing_what_another_python_built(tmp_path):
     assert "ImportError: anchor_ext's native library in" in error
 
 
-@pytest.mark.skipif(CXX is None, reason="needs a C++ compiler")
+@pytest.mark.tools("c++")
 def test_importing_a_foreign_binary(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "anchor_ext", ignore=shutil.ignore_patterns("libanchor_ext.so", "__pycache__"))
     source = tmp_path / "foreign.cpp"

@@ -49,8 +49,8 @@ def test_info(capsys):
     assert json.loads(run(capsys, "--info")) == anchor_ext.build_info()
 
 
+@pytest.mark.tools("matplotlib")
 def test_plot(capsys, tmp_path):
-    pytest.importorskip("matplotlib")
     from matplotlib import image
 
     picture = tmp_path / "picture.png"
@@ -76,13 +76,13 @@ def test_plot_without_matplotlib(capsys, tmp_path, monkeypatch):
         (["64", "6.4"], r"image_shape\[1\] is '6.4'"),
         (["64", "64", "--levels", "31"], "pyramid_levels"),
         (["64", "64", "--save", "/nonexistent/a.npy"], "No such file"),
-        (["--plot", "a.png", "--image", "/nonexistent.png"], "No such file"),
+        pytest.param(
+            ["--plot", "a.png", "--image", "/nonexistent.png"], "No such file", marks=pytest.mark.tools("matplotlib")
+        ),
     ],
 )
 def test_mistakes_end_in_a_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if "--plot" in arguments:
-        pytest.importorskip("matplotlib")
     with pytest.raises(SystemExit, match=f"anchor_ext: .*{message}"):
         command_line.main(arguments)
     assert not list(tmp_path.iterdir())

@@ -575,6 +575,7 @@ def test_clip(rng):
         assert result.dtype == torch.float32 and torch.equal(result, clipped), (grids, height, width)
 
 
+@pytest.mark.detectron2
 @dims
 def test_the_original(dim, rng):
     original = pytest.importorskip("detectron2.modeling.anchor_generator", exc_type=ImportError)

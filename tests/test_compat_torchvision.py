@@ -15,7 +15,7 @@ import launches
 import pytest
 import reference
 import torch
-from conftest import DTYPES, HAS_CUDA
+from conftest import DTYPES
 from torch.profiler import ProfilerActivity, profile
 
 from anchor_ext.compat import torchvision as ours
@@ -25,6 +25,8 @@ try:
     from torchvision.models.detection import anchor_utils as theirs
 except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
     pytest.skip(f"no torchvision to compare with: {error}", allow_module_level=True)
+
+pytestmark = pytest.mark.peers
 
 
 def images(height: int, width: int, count: int = 1, device: torch.device | str = "cpu") -> SimpleNamespace:
@@ -365,7 +367,7 @@ def test_one_launch(name, dtype):
 
 
 @both
-@pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here")
+@pytest.mark.gpu
 def test_one_launch_on_cuda(name):
     generator, _ = pair(name)
     batch, features = images(130, 97, 3, "cuda"), maps([(17, 13), (9, 7)], device="cuda")

@@ -79,6 +79,7 @@ def test_random_cases(dtype, device, rng):
         assert {tensor.device.type for tensor in result} == {device.type}
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_original(dtype, rng):
     theirs = peers.ultralytics_tal().make_anchors
@@ -89,6 +90,7 @@ def test_the_original(dtype, rng):
         assert same(formula(grids, *arguments[1:], dtype), expected), (grids, *arguments[1:])
 
 
+@pytest.mark.peers
 def test_the_originals_signature():
     theirs = inspect.signature(peers.ultralytics_tal().make_anchors).parameters.values()
     ours = inspect.signature(make_anchors).parameters.values()

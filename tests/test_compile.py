@@ -8,7 +8,6 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import HAS_CUDA
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -212,7 +211,7 @@ def test_odd_shapes_are_refused(shape, call):
         compiled(torch.zeros(1))
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here")
+@pytest.mark.gpu
 def test_reduce_overhead():
     """CUDA graphs of the compiler's own: one per size, replayed."""
     anchors = anchor_ext.Anchors()

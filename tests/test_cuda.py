@@ -16,7 +16,7 @@ from anchor_ext.compat.detectron2 import DefaultAnchorGenerator
 from anchor_ext.compat.mmdet import AnchorGenerator
 from anchor_ext.compat.ultralytics import make_anchors
 
-pytestmark = pytest.mark.skipif(not HAS_CUDA, reason="no CUDA here")
+pytestmark = pytest.mark.gpu
 SHAPE = (640, 832)
 
 

@@ -12,7 +12,7 @@ import pytest
 import reference
 import torch
 from conftest import grid_of, random_grid
-from toolchain import CMAKE, CXX, ROOT
+from toolchain import CMAKE, ROOT
 from torch import nn
 
 import anchor_ext
@@ -148,12 +148,12 @@ def package(tmp_path_factory):
     return compile_ahead
 
 
-@pytest.mark.skipif(CXX is None, reason="no C++ compiler")
+@pytest.mark.tools("c++")
 def test_compiled_ahead(package, device, tmp_path):
     run_elsewhere("compiled", package(Model(), device), tmp_path, device)
 
 
-@pytest.mark.skipif(CXX is None, reason="no C++ compiler")
+@pytest.mark.tools("c++")
 @pytest.mark.parametrize("shape", [(0, 160), (96, 0)])
 def test_mistakes_of_the_running_program(package, shape, device, capfd):
     """What the exporter could not know: an empty image. AOTInductor's programs do not check their inputs themselves."""
@@ -165,7 +165,7 @@ def test_mistakes_of_the_running_program(package, shape, device, capfd):
         export(anchor_ext.Anchors(), device).module()(torch.zeros(1, 3, *shape, device=device))
 
 
-@pytest.mark.skipif(CXX is None or CMAKE is None, reason="no C++ compiler or no cmake")
+@pytest.mark.tools("c++", "cmake")
 def test_program_without_python(package, tmp_path):
     lines = (ROOT / "examples/deploy/CMakeLists.txt").read_text().splitlines()
     assert len(lines) <= 20

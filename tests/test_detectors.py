@@ -12,6 +12,7 @@ from torch import nn
 import anchor_ext
 from anchor_ext.compat.torchvision import AnchorGenerator
 
+pytestmark = pytest.mark.peers
 detection = pytest.importorskip("torchvision.models.detection")
 
 from torchvision.models.detection._utils import BoxCoder  # noqa: E402
@@ -115,9 +116,10 @@ def test_compiled_ahead(detector, tmp_path):
     assert_equal(torch._inductor.aoti_load_package(package), detector, network="fused")
 
 
+@pytest.mark.tools("onnxruntime", "onnxscript")
 def test_in_onnxruntime(detector, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    import onnxruntime
+
     import anchor_ext.onnx
 
     table = anchor_ext.onnx.translation_table()

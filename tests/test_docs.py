@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from pages import PAGES, blocks
+from pages import PAGES, blocks, needs
 from toolchain import ROOT, setup_py
 
 BLOCKS = [(page, block) for page in PAGES for block in blocks(page)]
@@ -18,8 +18,15 @@ WORDS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 
 
 def each_block(kind: str) -> pytest.MarkDecorator:
-    chosen = [(page, block) for page, block in BLOCKS if getattr(block, kind)]
-    return pytest.mark.parametrize("page, block", chosen, ids=[f"{page.name}:{block.line}" for page, block in chosen])
+    def marks(block) -> list[pytest.MarkDecorator]:
+        return [getattr(pytest.mark, marker) for marker, _ in needs(block)] if kind == "runs" else []
+
+    chosen = [
+        pytest.param(page, block, id=f"{page.name}:{block.line}", marks=marks(block))
+        for page, block in BLOCKS
+        if getattr(block, kind)
+    ]
+    return pytest.mark.parametrize("page, block", chosen)
 
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -81,21 +81,14 @@ def test_threads_are_used(tmp_path):
     script = """if True:
         import os, torch, anchor_ext
 
-        def ticks():  # user time of each thread
-            stat = {task: open(f"/proc/self/task/{task}/stat").read() for task in os.listdir("/proc/self/task")}
-            return {int(task): int(text.rpartition(")")[2].split()[11]) for task, text in stat.items()}
-
-        torch.set_num_threads(2)
-        out = anchor_ext.generate((1080, 1920), device="cpu")
-        before = ticks()
-        for _ in range(6000):
-            anchor_ext.generate((1080, 1920), device="cpu", out=out)
-        gained = sorted(after - before.get(task, 0) for task, after in ticks().items())
-        print(gained[-1], gained[-2])
+        torch.set_num_threads(3)
+        out = torch.empty(1, anchor_ext.Anchors().num_anchors((1080, 1920)), 4)
+        before = len(os.listdir("/proc/self/task"))
+        anchor_ext.generate((1080, 1920), out=out)
+        print(len(os.listdir("/proc/self/task")) - before)
     """
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    first, second = map(int, run.stdout.split())
-    assert second > first / 4, run.stdout  # two threads have worked, not one
+    assert int(run.stdout) == 2, run.stdout  # the first loop of the process has made the threads that share it
 
 
 def test_the_limits_of_a_pyramid(device):

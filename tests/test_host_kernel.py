@@ -13,13 +13,12 @@ import torch
 from conftest import DTYPES, EXTREME_STRIDES, extreme_configuration, random_configuration, random_grid, random_shape
 from toolchain import CXX, ROOT
 
+pytestmark = pytest.mark.tools("c++")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    if CXX is None:
-        pytest.skip("needs a C++ compiler")
     binary = tmp_path_factory.mktemp("host_kernel") / "host_kernel"
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES"]
     folders = [f"-I{ROOT / 'tests' / 'host_kernel'}", f"-I{ROOT / 'csrc'}"]

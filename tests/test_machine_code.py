@@ -26,6 +26,7 @@ def release(tool: str | None) -> tuple[int, ...]:
 
 TOOLKIT = tuple(map(int, (INFO["cuda"] or "0").split(".")))
 pytestmark = [
+    pytest.mark.cuda,
     pytest.mark.skipif(INFO["cuda"] is None, reason="built without CUDA"),
     pytest.mark.skipif(CUOBJDUMP is None or NVDISASM is None, reason="needs cuobjdump and nvdisasm"),
     pytest.mark.skipif(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import HAS_CUDA
 from launches import operators
 from test_api import ODD
 
@@ -47,7 +46,7 @@ def test_views_of_one_allocation():
     assert seen["[memory]"] + seen["aten::empty"] <= 2 and not seen["aten::cat"] and not seen["aten::copy_"]
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU")
+@pytest.mark.gpu
 def test_one_launch():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         anchor_ext.generate_many(SHAPES, device="cuda")
@@ -56,7 +55,7 @@ def test_one_launch():
     assert len(names) == 1 and "many_kernel" in names[0], names
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU")
+@pytest.mark.gpu
 def test_more_images_than_one_launch_takes():
     shapes = [(1 + 13 * i % 300, 1 + 31 * i % 200) for i in range(1100)]
     for boxes, alone in zip(

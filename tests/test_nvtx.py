@@ -24,6 +24,7 @@ torch.ops.anchor_ext.generate([1, 1], [1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [1], dty
 """
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not anchor_ext.build_info()["nvtx"], reason="built without NVTX")
 @pytest.mark.skipif(CXX is None or not nvtx_include(), reason="needs a C++ compiler and NVTX's headers")
 def test_ranges_reach_a_tool(tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 
 import anchor_ext
 
+pytestmark = pytest.mark.tools
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import profiled
 
 BASH = shutil.which("bash")
-needs_bash = pytest.mark.skipif(BASH is None, reason="no bash")
+needs_bash = pytest.mark.tools("bash")
 
 # Runs the program behind the options of `profile`, and leaves a report where nsys would.
 NSYS = """#!/bin/sh

@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "tests" / "ptx"))
 from run import execute
 from translate import UnknownPtxError
 
+pytestmark = [pytest.mark.cuda, pytest.mark.slow]
+
 
 def test_every_kernel_as_nvcc_wrote_it(tmp_path):
     home = setup_py()["find_cuda_home"]()

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CXX = shutil.which(os.environ.get("CXX", "c++"))
 # Of the environment that runs the tests, which need not be the PATH's.
 CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+PROGRAMS = {"c++": CXX, "cmake": CMAKE, "bash": shutil.which("bash")}
 
 
 def setup_py() -> dict:
