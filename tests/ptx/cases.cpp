@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "anchors/anchors.h"
-#include "core/config.h"
+#include "core/spec.h"
 #include "kernels.h"
 #if !defined(ANCHOR_EXT_DEVICE)
 #include "machine.h"
@@ -117,7 +117,7 @@ void check_far(const std::string& what, std::int64_t anchors, std::size_t bytes,
 #endif
 
 Pyramid random_pyramid(const std::string& arithmetic, const std::string& layout, int components, bool full,
-                       ConfigArguments& a, Request& r) {
+                       SpecParts& a, Request& r) {
   const bool quotient = arithmetic[0] == 'q', wild = integer(0, 5) == 0, start = !quotient && integer(0, 1) == 1;
   a = {};
   r = {};
@@ -135,11 +135,11 @@ Pyramid random_pyramid(const std::string& arithmetic, const std::string& layout,
   }
   r.image_shape = ImageShape{integer(1, 3000), integer(1, 3000)};
   if (layout != "cxcywha" && integer(0, 2) == 0) r.clip = ImageShape{integer(1, 900), integer(1, 900)};
-  return Config(a).over(r);
+  return Spec(a).over(r);
 }
 
 // One pyramid: all its anchors, some at indices, both kinds of flags.
-void check_one(const ConfigArguments& a, const Request& r, const Pyramid& pyramid, Dtype dtype) {
+void check_one(const SpecParts& a, const Request& r, const Pyramid& pyramid, Dtype dtype) {
   const std::string name = a.arithmetic + " " + a.layout + " dtype " + std::to_string(static_cast<int>(dtype));
   const std::int64_t n = pyramid.num_anchors;
   const std::size_t item = bytes_of(dtype), anchor = item * static_cast<std::size_t>(pyramid.layout.components);
@@ -164,14 +164,14 @@ void check_one(const ConfigArguments& a, const Request& r, const Pyramid& pyrami
     const Bytes some = made(gathered.size(), odd, launch, indices, kCount * static_cast<std::size_t>(width));
     compare("gather " + name, gathered.data(), some.data(), some.size(), dtype);
   }
-  const Config config(a);
+  const Spec spec(a);
   const ImageShape image{integer(1, 600), integer(1, 600)};
-  for (const Question& question :
-       {config.inside(pyramid, image, uniform(-30, 300), dtype), config.valid(pyramid, r, image)}) {
+  for (const AnchorPredicate& predicate :
+       {inside_predicate(pyramid, image, uniform(-30, 300), dtype), valid_predicate(spec, pyramid, r, image)}) {
     Bytes flags(static_cast<std::size_t>(n));
-    flags_cpu(pyramid, question, reinterpret_cast<bool*>(flags.data()), 0, n);
+    flags_cpu(pyramid, predicate, reinterpret_cast<bool*>(flags.data()), 0, n);
     const auto launch = [&](void* out, auto) {
-      flags_cuda(pyramid, question, static_cast<bool*>(out), device, nullptr);
+      flags_cuda(pyramid, predicate, static_cast<bool*>(out), device, nullptr);
     };
     if (made(flags.size(), odd, launch) != flags) wrong("flags " + name);
     ++cases;
@@ -186,7 +186,7 @@ void check_all() {
     const char* name;
     int components;
   } layouts[] = {{"xyxy", 4}, {"yxyx", 4}, {"cxcywha", 5}, {"point", 2}, {"point_stride", 4}};
-  ConfigArguments a;
+  SpecParts a;
   Request r;
   for (const char* const position : types)
     for (int centre = 0; centre < 4; ++centre)
@@ -202,8 +202,8 @@ void check_all() {
   }
 }
 
-Config retinanet() {
-  ConfigArguments a;
+Spec retinanet() {
+  SpecParts a;
   for (int level = 3; level <= 7; ++level) {
     a.pyramid_levels.push_back(level);
     a.strides.push_back({std::ldexp(1, level), std::ldexp(1, level)});
@@ -216,7 +216,7 @@ Config retinanet() {
           a.cell_anchors.back().push_back(number);
       }
   }
-  return Config(a);
+  return Spec(a);
 }
 
 void check_whole(ImageShape image, Dtype dtype) {
@@ -241,37 +241,37 @@ void check_whole(ImageShape image, Dtype dtype) {
 #endif
 }
 
-Batch batch_of(const Config& config, const std::vector<ImageShape>& shapes) {
+Batch batch_of(const Spec& spec, const std::vector<ImageShape>& shapes) {
   Batch batch{};
-  std::copy(config.arguments().pyramid_levels.begin(), config.arguments().pyramid_levels.end(), batch.pyramid_levels);
+  std::copy(spec.parts().pyramid_levels.begin(), spec.parts().pyramid_levels.end(), batch.pyramid_levels);
   for (const ImageShape image : shapes) {
     batch.images[batch.num_images++] = {batch.num_anchors, static_cast<std::int32_t>(image.height),
                                         static_cast<std::int32_t>(image.width)};
-    batch.num_anchors += config.over({{}, image, {}}).num_anchors;
+    batch.num_anchors += spec.over({{}, image, {}}).num_anchors;
   }
   return batch;
 }
 
 void check_many(bool full, int images, Dtype dtype) {
-  ConfigArguments a;
+  SpecParts a;
   for (int l = 0, levels = full ? kMaxLevels : static_cast<int>(integer(1, 5)); l < levels; ++l) {
     a.cell_anchors.emplace_back(static_cast<std::size_t>(4 * (full ? integer(15, 32) : integer(1, 12))));
     for (double& number : a.cell_anchors.back()) number = uniform(-300, 300);
     a.pyramid_levels.push_back(static_cast<std::int32_t>(l + integer(0, 2) + 2));
     a.strides.push_back({uniform(0.1, 130), integer(0, 1) ? 7.3 : 12});
   }
-  const Config config(a);
+  const Spec spec(a);
   std::vector<ImageShape> shapes;
   for (int i = 0; i < images; ++i) shapes.push_back({integer(1, full ? 64 : 200), integer(1, full ? 64 : 200)});
-  const Batch batch = batch_of(config, shapes);
+  const Batch batch = batch_of(spec, shapes);
   const std::size_t anchor = 4 * bytes_of(dtype);
   Bytes by_cpu(static_cast<std::size_t>(batch.num_anchors) * anchor);
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    const Pyramid pyramid = config.over({{}, shapes[i], {}});
+    const Pyramid pyramid = spec.over({{}, shapes[i], {}});
     generate_cpu(pyramid, dtype, by_cpu.data() + static_cast<std::size_t>(batch.images[i].begin) * anchor, 0,
                  pyramid.num_anchors);
   }
-  const Pyramid any = config.over({{}, shapes[0], {}});
+  const Pyramid any = spec.over({{}, shapes[0], {}});
   const Bytes all = made(by_cpu.size(), images % 2 * bytes_of(dtype),
                          [&](void* out, auto) { generate_many_cuda(any, batch, dtype, out, device, nullptr); });
   compare("many images", by_cpu.data(), all.data(), all.size(), dtype);
@@ -282,15 +282,15 @@ void check_all_far() {
   for (const bool plain : {true, false})
     for (const bool full : {false, true})
       for (const LevelShape middle : {LevelShape{46342, 46341}, {1, 2147483647}, {1021, 67108859}, {200003, 100003}}) {
-        ConfigArguments a;
+        SpecParts a;
         for (const int count : {2, full ? 20 : 3, 1}) {
           a.cell_anchors.emplace_back(static_cast<std::size_t>(4 * count));
           for (double& number : a.cell_anchors.back()) number = uniform(-300, 300);
         }
         a.strides = {{1.7, 2.3}, {uniform(0.1, 9), uniform(0.1, 9)}, {3, 4}};
         if (!plain) a.arithmetic = "float32";
-        const Config config(a);
-        const Pyramid pyramid = config.over({{{3, 5}, middle, {214748, 7}}, {}, {}});
+        const Spec spec(a);
+        const Pyramid pyramid = spec.over({{{3, 5}, middle, {214748, 7}}, {}, {}});
         const std::int64_t n = pyramid.num_anchors;
         const Dtype dtype = kDtypes[integer(0, 3)];
         const std::size_t anchor = 4 * bytes_of(dtype);
@@ -301,12 +301,12 @@ void check_all_far() {
         };
         check_far(
             "generate", n, anchor, [&](void* out) { generate_cuda(pyramid, dtype, out, device, nullptr); }, anchor_of);
-        const Question question = config.inside(pyramid, {100000, 100000}, 0, dtype);
+        const AnchorPredicate predicate = inside_predicate(pyramid, {100000, 100000}, 0, dtype);
         if (n < std::int64_t{1} << 39)
           check_far(
               "flags", n, 1,
-              [&](void* out) { flags_cuda(pyramid, question, static_cast<bool*>(out), device, nullptr); },
-              [&](std::int64_t index) { return Bytes{flag_at(pyramid, question, index)}; });
+              [&](void* out) { flags_cuda(pyramid, predicate, static_cast<bool*>(out), device, nullptr); },
+              [&](std::int64_t index) { return Bytes{flag_at(pyramid, predicate, index)}; });
         std::vector<std::int64_t> indices(500);
         for (std::int64_t& index : indices) index = integer(-n, n - 1);
         Bytes by_cpu(500 * anchor);
@@ -317,24 +317,24 @@ void check_all_far() {
         const Bytes some = made(by_cpu.size(), 0, gather, indices.data(), 4000);
         compare("far gather", by_cpu.data(), some.data(), some.size(), dtype);
       }
-  ConfigArguments a;  // cells that 32 bits cannot count
+  SpecParts a;  // cells that 32 bits cannot count
   a.pyramid_levels = {0, 3, 4};
   a.cell_anchors.assign(3, {-1, -2, 3, 4, -5, -6, 7, 8.5});
   a.strides.assign(3, {uniform(0.1, 9), 7.3});
-  const Config config(a);
+  const Spec spec(a);
   const std::vector<ImageShape> shapes{{70001, 64007}, {2147483647, 3}, {1000, 1000}, {99999, 46341}};
-  const Batch batch = batch_of(config, shapes);
+  const Batch batch = batch_of(spec, shapes);
   const auto anchor_of = [&](std::int64_t index) {
     int image = 3;
     while (batch.images[image].begin > index) --image;
     const std::int64_t within = index - batch.images[image].begin;
     Bytes one(16);
-    gather_cpu(config.over({{}, shapes[static_cast<std::size_t>(image)], {}}), {&within, 8}, Dtype::float32, one.data(),
+    gather_cpu(spec.over({{}, shapes[static_cast<std::size_t>(image)], {}}), {&within, 8}, Dtype::float32, one.data(),
                0, 1);
     return one;
   };
   const auto launch = [&](void* out) {
-    generate_many_cuda(config.over({{}, shapes[0], {}}), batch, Dtype::float32, out, 0, nullptr);
+    generate_many_cuda(spec.over({{}, shapes[0], {}}), batch, Dtype::float32, out, 0, nullptr);
   };
   for (int i = 0; i < 20; ++i) check_far("many images", batch.num_anchors, 16, launch, anchor_of);
 }

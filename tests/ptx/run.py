@@ -16,7 +16,7 @@ from toolchain import CXX, ROOT, setup_py  # noqa: E402
 from translate import translate  # noqa: E402
 
 SOURCES = [*sorted(ROOT.glob("csrc/*/*.cu")), HERE / "kernels.cu"]
-HOST = [*sorted(ROOT.glob("csrc/core/*.cpp")), ROOT / "csrc/anchors/anchors_cpu.cpp", *sorted(ROOT.glob("csrc/anchors/passes*.cpp"))]
+HOST = [*sorted(ROOT.glob("csrc/core/*.cpp")), ROOT / "csrc/anchors/anchors_cpu.cpp", ROOT / "csrc/anchors/predicate.cpp", *sorted(ROOT.glob("csrc/anchors/passes*.cpp"))]
 
 
 def execute(folder: Path) -> str:
