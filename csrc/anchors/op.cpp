@@ -107,18 +107,18 @@ void generate_many(const Images& images, Dtype dtype, void* out, Place place) {
 
 stable::Tensor generate_op(Integers level_shapes, Text spec_text, Text dtype_name, stable::Device device,
                            Sides image_shape, Sides clip) {
-  const auto spec = spec_of(spec_text.value);
+  const auto spec = spec_of(spec_text.view());
   const Pyramid pyramid = spec->over(request_of(level_shapes, image_shape, clip));
-  const Dtype dtype = dtype_of(dtype_name.value);
+  const Dtype dtype = dtype_of(dtype_name.view());
   stable::Tensor out = empty({pyramid.num_anchors, pyramid.layout.components}, scalar_type_of(dtype), device);
   if (device.type() != DeviceType::Meta) generate(pyramid, dtype, out.mutable_data_ptr(), place_of(device));
   return out;
 }
 
 stable::Tensor generate_many_op(Integers image_shapes, Text spec_text, Text dtype_name, stable::Device device) {
-  const auto spec = spec_of(spec_text.value);
+  const auto spec = spec_of(spec_text.view());
   const Images images = images_of(*spec, image_shapes);
-  const Dtype dtype = dtype_of(dtype_name.value);
+  const Dtype dtype = dtype_of(dtype_name.view());
   stable::Tensor out = empty({images.begins.back(), spec->layout().components}, scalar_type_of(dtype), device);
   if (device.type() != DeviceType::Meta) generate_many(images, dtype, out.mutable_data_ptr(), place_of(device));
   return out;
@@ -130,9 +130,9 @@ stable::Tensor gather_op(stable::Tensor index, Integers level_shapes, Text spec_
   if (index_type != ScalarType::Long && index_type != ScalarType::Int)
     throw std::invalid_argument("index: expected a tensor of int64 or int32");
   if (!index.is_contiguous()) index = stable::contiguous(index);
-  const auto spec = spec_of(spec_text.value);
+  const auto spec = spec_of(spec_text.view());
   const Pyramid pyramid = spec->over(request_of(level_shapes, image_shape, clip));
-  const Dtype dtype = dtype_of(dtype_name.value);
+  const Dtype dtype = dtype_of(dtype_name.view());
   const std::int64_t count = index.numel();
   Integers sizes(index.sizes().begin(), index.sizes().end());
   sizes.push_back(pyramid.layout.components);
@@ -172,13 +172,13 @@ stable::Tensor flags(const Pyramid& pyramid, const AnchorPredicate& predicate, s
 stable::Tensor inside_op(Integers level_shapes, Text spec_text, Integers image_shape, double border, Text dtype,
                          stable::Device device) {
   const Request request = request_of(level_shapes, image_shape, {});
-  const Pyramid pyramid = spec_of(spec_text.value)->over(request);
-  return flags(pyramid, inside_predicate(pyramid, *request.image_shape, border, dtype_of(dtype.value)), device);
+  const Pyramid pyramid = spec_of(spec_text.view())->over(request);
+  return flags(pyramid, inside_predicate(pyramid, *request.image_shape, border, dtype_of(dtype.view())), device);
 }
 
 stable::Tensor valid_flags_op(Integers level_shapes, Text spec_text, Integers padded_shape, stable::Device device,
                               Sides image_shape) {
-  const auto spec = spec_of(spec_text.value);
+  const auto spec = spec_of(spec_text.view());
   const Request request = request_of(level_shapes, image_shape, {});
   const Pyramid pyramid = spec->over(request);
   const ImageShape padded = image_shape_of("padded_shape", padded_shape);

@@ -99,13 +99,13 @@ ANCHOR_EXT_API Layout layout_of(std::string_view name);
 ANCHOR_EXT_API void check_pyramid_levels(const std::vector<std::int64_t>& levels);
 
 // An image's shape, with sides no less than `least`.
-void check_shape(const char* name, ImageShape shape, std::int64_t least);
+ANCHOR_EXT_API void check_shape(const char* name, ImageShape shape, std::int64_t least);
 
 // A call's arguments as the operators have them: flat lists, level after level, None where absent.
 using Sides = std::optional<std::vector<std::int64_t>>;
 ANCHOR_EXT_API Request request_of(const std::vector<std::int64_t>& level_shapes, const Sides& image_shape,
                                   const Sides& clip);
-ImageShape image_shape_of(const char* name, const std::vector<std::int64_t>& sides);
+ANCHOR_EXT_API ImageShape image_shape_of(const char* name, const std::vector<std::int64_t>& sides);
 
 template <typename... Parts>
 [[noreturn]] void reject(const Parts&... parts) {

@@ -121,6 +121,9 @@ PYBIND11_MODULE(_core, m) {
   m.attr("LAYOUTS") = py::make_tuple("xyxy", "yxyx", "cxcywha", "point", "point_stride");
   m.def("build_info", &build_info_dict);
   m.def("check_pyramid_levels", &check_pyramid_levels);
+  m.def("check_shape", [](const std::string& name, const Integers& sides, std::int64_t least) {
+    check_shape(name.c_str(), image_shape_of(name.c_str(), sides), least);
+  });
   m.def("components", [](const std::string& layout) { return layout_of(layout).components; });
   m.def("spec_text", &spec_text);
   m.def("eager_generate", &eager_generate);

@@ -81,12 +81,18 @@ std::shared_ptr<const Pyramid> over(EagerGenerate& self, PyObject* level_shapes,
   return self.pyramid;
 }
 
-// A device or a dtype as users pass them, in a dict; null where it is not, or cannot be, a key. (A bool equals an int.)
 PyObject* find(const py::dict& dict, PyObject* key) {
-  if (PyBool_Check(key)) return nullptr;
   PyObject* const value = PyDict_GetItemWithError(dict.ptr(), key);
-  if (value == nullptr) PyErr_Clear();
+  if (value == nullptr) PyErr_Clear();  // no key at all
   return value;
+}
+
+// What users pass for a device, but for what merely equals one: True, 0.0.
+PyObject* find_device(const py::dict& devices, PyObject* key) {
+  PyObject* const value = find(devices, key);
+  const bool is_plain = key == Py_None || PyUnicode_CheckExact(key) || PyLong_CheckExact(key) ||
+                        (value != nullptr && Py_TYPE(key) == Py_TYPE(PyTuple_GET_ITEM(value, 0)));
+  return is_plain ? value : nullptr;
 }
 
 // torch.empty, and where it put the tensor.
@@ -104,7 +110,8 @@ std::pair<py::object, void*> empty(Sizes sizes, PyObject* dtype, PyObject* devic
 }
 
 py::object call(EagerGenerate& self, PyObject* const* arguments) {
-  const auto device = py::reinterpret_borrow<py::object>(find(self.devices, arguments[5]));  // outlives the dict's
+  const auto device =
+      py::reinterpret_borrow<py::object>(find_device(self.devices, arguments[5]));  // outlives the dict's
   PyObject* const dtype_number = find(self.dtypes, arguments[4]);
   if (!device || dtype_number == nullptr) return py::none();
   const std::shared_ptr<const Pyramid> kept = over(self, arguments[0], arguments[1], arguments[2]);

@@ -8,15 +8,29 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <string>
+#include <memory>
+#include <string_view>
+#include <type_traits>
 
 #include "torch/interface.h"
 
 namespace anchor_ext {
 
-// An operator's `str`: torch 2.11's own conversion to std::string loses the memory of every string that it reads.
-struct Text {
-  std::string value;
+// An operator's `str`, not copied: torch 2.11's own conversion to std::string loses the memory of every string that it
+// reads.
+class Text {
+ public:
+  explicit Text(StringHandle handle) : handle_(handle, &torch_delete_string) {}
+  std::string_view view() const {
+    std::size_t length = 0;
+    const char* data = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle_.get(), &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_.get(), &data));
+    return {data, length};
+  }
+
+ private:
+  std::shared_ptr<std::remove_pointer_t<StringHandle>> handle_;
 };
 
 using torch::headeronly::DeviceType;
@@ -39,14 +53,5 @@ Place place_of(torch::stable::Device device);
 
 template <>
 struct torch::stable::detail::ToImpl<anchor_ext::Text> {
-  static anchor_ext::Text call(StableIValue value, uint64_t, bool) {
-    const auto handle = to<StringHandle>(value);
-    std::size_t length = 0;
-    const char* data = nullptr;
-    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
-    anchor_ext::Text text{std::string(data, length)};
-    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
-    return text;
-  }
+  static anchor_ext::Text call(StableIValue value, uint64_t, bool) { return anchor_ext::Text(to<StringHandle>(value)); }
 };
