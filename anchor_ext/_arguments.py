@@ -91,12 +91,15 @@ def _items(name: str, value: object, expected: str) -> list[Any]:
 def _integer(name: str, value: object, expected: str) -> int:
     if not _is_bool(value):
         try:
-            result = operator.index(value)  # type: ignore[arg-type]
+            return operator.index(value)  # type: ignore[arg-type]
         except Exception:  # float, text, a tensor of several numbers, ...: the same mistake
             pass
-        else:
-            return max(-(2**63), min(result, 2**63 - 1))  # which the native library refuses as well
     raise TypeError(f"{name} is {show(value)}; expected {expected}")
+
+
+def _is_native(integer: int) -> bool:
+    """Whether the native library, which says more about it, can hold it at all."""
+    return -(2**63) <= integer < 2**63
 
 
 def number(name: str, value: object, expected: str = "a finite number") -> float:
@@ -146,6 +149,8 @@ def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
     if len(items) != 2:
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
     first, second = (_integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
+    if not (_is_native(first) and _is_native(second)):
+        raise ValueError(f"{name} is {show(value)}; expected {expected} of at most 2**31 - 1")
     return first, second
 
 
@@ -153,6 +158,9 @@ def levels(value: object) -> list[int]:
     """Distinct pyramid levels in 0..30."""
     items = _items("pyramid_levels", value, "distinct integers in 0..30")
     result = [_integer(f"pyramid_levels[{i}]", item, "an integer in 0..30") for i, item in enumerate(items)]
+    for i, level in enumerate(result):
+        if not _is_native(level):
+            raise ValueError(f"pyramid_levels[{i}] is {level}; expected an integer in 0..30")
     check_pyramid_levels(result)
     return result
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ._recording import is_traced, unseen_by_trace
 
-__all__ = ["REGISTERED", "Operator", "call", "register"]
+__all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
 
-_OURS = frozenset(("cpu", "cuda", "meta"))  # devices that the operators know
+_OURS = frozenset(("cpu", "cuda", "meta"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +55,27 @@ def register(operator: Operator) -> None:
     REGISTERED[operator.name] = operator
 
 
+def is_ours(device: torch.device) -> bool:
+    """Whether the operators know the device. Any other is served by the CPU and a copy."""
+    return device.type in _OURS
+
+
 def call(name: str, *arguments: Any, device: torch.device, takes_device: bool = True, **keywords: Any) -> Any:
     """The operator's result on any device; its arguments' lists are lists of sizes.
 
     An operator that takes no device takes it from its first argument, a tensor.
     """
-    place = device if device.type in _OURS else torch.device("cpu")
+    ours = is_ours(device)
+    place = device if ours else torch.device("cpu")
     if takes_device:
         keywords["device"] = place
-    elif place != device:
+    elif not ours:
         arguments = (arguments[0].to(place), *arguments[1:])
     if is_traced():
         result = _scripted(name)(*map(_traced, arguments), **{key: _traced(value) for key, value in keywords.items()})
     else:
         result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
-    return result if place == device else result.to(device)
+    return result if ours else result.to(device)
 
 
 def _traced(argument: Any) -> Any:

@@ -17,6 +17,7 @@ __all__ = [
     "concrete",
     "constant_to_the_compiler",
     "constants",
+    "holds",
     "is_compiled",
     "is_recorded",
     "is_symbolic",
@@ -85,6 +86,15 @@ def is_symbolic(shape: Any) -> bool:
     if isinstance(shape, (tuple, list)):
         return any(map(is_symbolic, shape))
     return isinstance(shape, torch.SymInt) or (isinstance(shape, Tensor) and is_traced())
+
+
+def holds(condition: Any) -> bool:
+    """Whether a condition is known to hold; of numbers that only a running graph knows it is not."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
 
 
 def concrete(shapes: Any) -> Any:

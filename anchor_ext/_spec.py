@@ -99,17 +99,21 @@ class Configuration:
 
 
 @constant_to_the_compiler
-@functools.lru_cache(maxsize=256)
 def pyramid_levels(spec: str) -> tuple[int, ...]:
     """The levels that grids are derived from an image for; none where grids are given."""
-    return tuple(native_of(spec).pyramid_levels)
+    return _levels_and_counts(spec)[0]
 
 
 @constant_to_the_compiler
-@functools.lru_cache(maxsize=256)
 def level_counts(spec: str) -> tuple[int, ...]:
     """How many cell anchors each level has."""
-    return tuple(native_of(spec).num_cell_anchors)
+    return _levels_and_counts(spec)[1]
+
+
+@functools.lru_cache(maxsize=256)
+def _levels_and_counts(spec: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    native = native_of(spec)
+    return tuple(native.pyramid_levels), tuple(native.num_cell_anchors)
 
 
 @constant_to_the_compiler

@@ -13,8 +13,8 @@ from ._arguments import image_shape as _read_image_shape
 from ._arguments import level_shapes as _read_level_shapes
 from ._arguments import shape_of, show
 from ._devices import resolve, to_device
-from ._operators import call
-from ._recording import concrete, is_compiled, is_recorded, is_symbolic, is_traced
+from ._operators import call, is_ours
+from ._recording import concrete, holds, is_compiled, is_recorded, is_symbolic, is_traced
 from ._spec import DEVICES, NAMES, Configuration, level_counts, over_image, pyramid_levels
 
 __all__ = [
@@ -107,6 +107,8 @@ def level_shapes(config: Configuration, image_shape: Any) -> list[tuple[int, int
     """The grids that `config`'s pyramid levels have over an image."""
     sides = _sides("image_shape", image_shape)
     if is_compiled() or is_symbolic(image_shape):  # the native library knows no symbols
+        if not is_traced() and (holds(sides[0] < 1) or holds(sides[1] < 1)):
+            raise ValueError(f"image_shape is ({sides[0]}, {sides[1]}); expected a height and a width in 1..2**31 - 1")
         return over_image(pyramid_levels(config.spec), sides)
     return config.native.level_shapes([], sides)  # type: ignore[no-any-return]
 
@@ -151,7 +153,7 @@ def generate(
     if is_traced():  # raises what an eager call would
         config.native.num_anchors(*map(concrete, (level_shapes, sides, limits)))
     place = resolve(device)
-    if not recorded and place.type in ("cpu", "cuda") and len(DEVICES) < _MAX_DEVICES:
+    if not recorded and is_ours(place) and place.type != "meta" and len(DEVICES) < _MAX_DEVICES:
         DEVICES.setdefault(device, (place, place.type == "cuda"))
     boxes: torch.Tensor = call(
         "generate", level_shapes, config.spec, dtype=name, device=place, image_shape=sides, clip=limits
@@ -254,8 +256,9 @@ def _generate_out(
         raise ValueError("out requires grad; expected a tensor that does not")
     if out.layout is not torch.strided or out.is_nested or not out.is_contiguous():
         raise ValueError(f"out has layout {out.layout} and shape {shape_of(out)}; expected a contiguous tensor")
-    if type(out) is not torch.Tensor or is_recorded() or place.type not in ("cpu", "cuda", "meta"):
-        boxes = generate(config, grids, image_shape, clip, batched, dtype, place, None)
+    if type(out) is not torch.Tensor or is_recorded() or not is_ours(place):
+        made_on = place if is_ours(place) else _CPU
+        boxes = generate(config, grids, image_shape, clip, batched, dtype, made_on, None)
         if out.shape != boxes.shape:
             raise ValueError(f"out has shape {shape_of(out)}; expected {shape_of(boxes)}")
         return out.copy_(boxes)
