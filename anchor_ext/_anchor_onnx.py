@@ -97,7 +97,7 @@ class _Pyramid(_Graph):
 
     def __init__(
         self,
-        level_shapes: Sequence[Side],
+        level_shapes: Sequence[Side] | None,
         spec: str,
         image_shape: Sequence[Side] | None = None,
         clip: Sequence[Side] | None = None,
@@ -108,9 +108,10 @@ class _Pyramid(_Graph):
         self.components, self.along_x, self.along_y, self.low, self.high = given.bits
         self.image_shape, self.clip = image_shape, clip
         self.strides, self.offsets, self.starts = given.strides, given.offsets, given.starts
-        self.level_shapes = list(zip(level_shapes[::2], level_shapes[1::2], strict=True))
-        if not self.level_shapes and image_shape is not None:
-            height, width = image_shape
+        if level_shapes:
+            self.level_shapes = list(zip(level_shapes[::2], level_shapes[1::2], strict=True))
+        else:
+            height, width = image_shape or ()
             self.level_shapes = [
                 (self.cells(height, level), self.cells(width, level)) for level in given.pyramid_levels
             ]
@@ -223,7 +224,7 @@ class _Pyramid(_Graph):
 
 
 def generate(
-    level_shapes: Sequence[Side],
+    level_shapes: Sequence[Side] | None,
     spec: str,
     *,
     dtype: str,
@@ -236,7 +237,7 @@ def generate(
 
 def generate_many(image_shapes: Sequence[Side], spec: str, *, dtype: str, device: object = None) -> Value:
     images = zip(image_shapes[::2], image_shapes[1::2], strict=True)
-    return _Graph().op.Concat(*[generate([], spec, dtype=dtype, image_shape=image) for image in images], axis=0)
+    return _Graph().op.Concat(*[generate(None, spec, dtype=dtype, image_shape=image) for image in images], axis=0)
 
 
 def gather(index: Value, *operands: Any, **keywords: Any) -> Value:
@@ -249,7 +250,7 @@ def gather(index: Value, *operands: Any, **keywords: Any) -> Value:
 
 
 def inside(
-    level_shapes: Sequence[Side],
+    level_shapes: Sequence[Side] | None,
     spec: str,
     image_shape: Sequence[Side],
     border: float = 0.0,
@@ -287,7 +288,7 @@ def inside(
 
 
 def valid_flags(
-    level_shapes: Sequence[Side],
+    level_shapes: Sequence[Side] | None,
     spec: str,
     padded_shape: Sequence[Side],
     *,

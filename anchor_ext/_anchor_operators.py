@@ -26,15 +26,15 @@ def _known(sides: Sides | None) -> list[int] | None:
     return None if sides is None else [side if _is_known(side) else 1 for side in sides]
 
 
-def _count(spec: str, level_shapes: Sides, image_shape: Sides | None, clip: Sides | None = None) -> int:
+def _count(spec: str, level_shapes: Sides | None, image_shape: Sides | None, clip: Sides | None = None) -> int:
     """The number of anchors. Raises what the operator would raise, as far as it does not hang on symbols."""
     count: int = native_of(spec).num_anchors(_known(level_shapes), _known(image_shape), _known(clip))
-    if all(map(_is_known, [*level_shapes, *(image_shape or ())])):
+    if all(map(_is_known, [*(level_shapes or ()), *(image_shape or ())])):
         return count
-    if not level_shapes and image_shape is not None:
-        grids = over_image(pyramid_levels(spec), image_shape)
-    else:
+    if level_shapes:
         grids = list(zip(level_shapes[::2], level_shapes[1::2], strict=True))
+    else:
+        grids = over_image(pyramid_levels(spec), image_shape or ())
     return sum(rows * columns * count for (rows, columns), count in zip(grids, level_counts(spec), strict=True))
 
 
@@ -45,7 +45,7 @@ def _dtype_of(name: str) -> torch.dtype:
 
 
 def _generate(
-    level_shapes: Sides,
+    level_shapes: Sides | None,
     spec: str,
     *,
     dtype: str,
@@ -59,13 +59,13 @@ def _generate(
 
 def _generate_many(image_shapes: Sides, spec: str, *, dtype: str, device: torch.device) -> Tensor:
     images = zip(image_shapes[::2], image_shapes[1::2], strict=True)
-    count = sum(_count(spec, [], image) for image in images)
+    count = sum(_count(spec, None, image) for image in images)
     return torch.empty((count, native_of(spec).num_components), dtype=_dtype_of(dtype), device=device)
 
 
 def _gather(
     index: Tensor,
-    level_shapes: Sides,
+    level_shapes: Sides | None,
     spec: str,
     *,
     dtype: str,
@@ -80,14 +80,14 @@ def _gather(
 
 
 def _inside(
-    level_shapes: Sides, spec: str, image_shape: Sides, border: float = 0.0, *, dtype: str, device: torch.device
+    level_shapes: Sides | None, spec: str, image_shape: Sides, border: float = 0.0, *, dtype: str, device: torch.device
 ) -> Tensor:
     _dtype_of(dtype)
     return torch.empty(_count(spec, level_shapes, image_shape), dtype=torch.bool, device=device)
 
 
 def _valid_flags(
-    level_shapes: Sides,
+    level_shapes: Sides | None,
     spec: str,
     padded_shape: Sides,
     *,

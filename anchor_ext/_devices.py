@@ -45,10 +45,10 @@ def resolve(device: Any) -> torch.device:
 
 @functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
 def _resolve(device: Any) -> torch.device:
-    device = to_device(device)
-    if device.type == "cuda" and not _has_cuda():
+    resolved = to_device(device)
+    if resolved.type == "cuda" and not _has_cuda():
         _require_cuda()
-    return device
+    return resolved
 
 
 @functools.cache

@@ -34,7 +34,7 @@ _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_s
 _trace = getattr(torch._C, "_get_tracing_state", None)
 _set_trace = getattr(torch._C, "_set_tracing_state", None)
 is_compiled = torch.compiler.is_dynamo_compiling
-is_traced = torch.jit.is_tracing
+is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def is_recorded() -> bool:

@@ -93,10 +93,10 @@ def _grids(shapes: Any) -> list[int]:
     return [side for pair in pairs for side in pair]
 
 
-def _sizes(spec: str, grids: Any, image_shape: Any) -> tuple[list[int], list[int] | None]:
+def _sizes(spec: str, grids: Any, image_shape: Any) -> tuple[list[int] | None, list[int] | None]:
     """level_shapes and image_shape."""
     if grids is None and pyramid_levels(spec):
-        return [], _sides("image_shape", image_shape)
+        return None, _sides("image_shape", image_shape)
     return _grids(grids), _sides_or_none("image_shape", image_shape)
 
 
@@ -110,7 +110,7 @@ def level_shapes(config: Configuration, image_shape: Any) -> list[tuple[int, int
         if not is_traced() and (holds(sides[0] < 1) or holds(sides[1] < 1)):
             raise ValueError(f"image_shape is ({sides[0]}, {sides[1]}); expected a height and a width in 1..2**31 - 1")
         return over_image(pyramid_levels(config.spec), sides)
-    return config.native.level_shapes([], sides)  # type: ignore[no-any-return]
+    return config.native.level_shapes(None, sides)  # type: ignore[no-any-return]
 
 
 def level_sizes(config: Configuration, grids: Any, image_shape: Any) -> list[int]:

@@ -59,7 +59,7 @@ def test_opcheck(dtype, device):
     small = "anchors/1;strides=5.5,7;cell_anchors=0,1,2,3"
     torch.library.opcheck(torch.ops.anchor_ext.generate.default, ([3, 4], small), keywords)
     levels = {**keywords, "image_shape": list(SHAPE)}
-    torch.library.opcheck(torch.ops.anchor_ext.generate.default, ([], operands()[1]), levels)
+    torch.library.opcheck(torch.ops.anchor_ext.generate.default, (None, operands()[1]), levels)
     torch.library.opcheck(torch.ops.anchor_ext.generate_many.default, ([*SHAPE, 64, 33], operands()[1]), keywords)
 
 

@@ -43,9 +43,8 @@ def test_the_text_says_everything(rng):
     for _ in range(300):
         arguments = random_grid(rng)
         spec = Spec(grid_of(arguments)._config.spec)
-        assert Spec(spec.text).text == spec.text == Configuration.of(
-            spec.cell_anchors, spec.strides, spec.offsets, spec.starts, spec.pyramid_levels, spec.arithmetic, spec.layout
-        ).spec  # fmt: skip
+        lists = (spec.cell_anchors, spec.strides, spec.offsets, spec.starts, spec.pyramid_levels)
+        assert Configuration.of(*lists, spec.arithmetic, spec.layout).spec == spec.text
         given = [[number for box in level for number in box] for level in arguments["cell_anchors"]]
         assert repr(spec.cell_anchors) == repr([[float(number) for number in level] for level in given])
         assert spec.strides == (arguments["strides"] or [])
@@ -229,7 +228,7 @@ from anchor_ext import _recording
 setattr(owner, name, saved)  # torch itself needs it
 assert _recording.is_recorded()
 boxes = anchor_ext.Anchors()(torch.zeros(1, 3, 64, 80))
-expected = torch.ops.anchor_ext.generate([], anchor_ext.Anchors()._config.spec, dtype="float32", device="cpu",
+expected = torch.ops.anchor_ext.generate(None, anchor_ext.Anchors()._config.spec, dtype="float32", device="cpu",
                                          image_shape=[64, 80])
 assert torch.equal(boxes[0], expected)
 out = torch.empty_like(boxes)

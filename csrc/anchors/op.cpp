@@ -105,7 +105,7 @@ void generate_many(const Images& images, Dtype dtype, void* out, Place place) {
 
 // The operators. The spec is kept by a pointer: another thread's may take its place among the last few.
 
-stable::Tensor generate_op(Integers level_shapes, Text spec_text, Text dtype_name, stable::Device device,
+stable::Tensor generate_op(Sides level_shapes, Text spec_text, Text dtype_name, stable::Device device,
                            Sides image_shape, Sides clip) {
   const auto spec = spec_of(spec_text.view());
   const Pyramid pyramid = spec->over(request_of(level_shapes, image_shape, clip));
@@ -124,8 +124,8 @@ stable::Tensor generate_many_op(Integers image_shapes, Text spec_text, Text dtyp
   return out;
 }
 
-stable::Tensor gather_op(stable::Tensor index, Integers level_shapes, Text spec_text, Text dtype_name,
-                         Sides image_shape, Sides clip) {
+stable::Tensor gather_op(stable::Tensor index, Sides level_shapes, Text spec_text, Text dtype_name, Sides image_shape,
+                         Sides clip) {
   const ScalarType index_type = index.scalar_type();
   if (index_type != ScalarType::Long && index_type != ScalarType::Int)
     throw std::invalid_argument("index: expected a tensor of int64 or int32");
@@ -169,14 +169,14 @@ stable::Tensor flags(const Pyramid& pyramid, const AnchorPredicate& predicate, s
   return out;
 }
 
-stable::Tensor inside_op(Integers level_shapes, Text spec_text, Integers image_shape, double border, Text dtype,
+stable::Tensor inside_op(Sides level_shapes, Text spec_text, Integers image_shape, double border, Text dtype,
                          stable::Device device) {
   const Request request = request_of(level_shapes, image_shape, {});
   const Pyramid pyramid = spec_of(spec_text.view())->over(request);
   return flags(pyramid, inside_predicate(pyramid, *request.image_shape, border, dtype_of(dtype.view())), device);
 }
 
-stable::Tensor valid_flags_op(Integers level_shapes, Text spec_text, Integers padded_shape, stable::Device device,
+stable::Tensor valid_flags_op(Sides level_shapes, Text spec_text, Integers padded_shape, stable::Device device,
                               Sides image_shape) {
   const auto spec = spec_of(spec_text.view());
   const Request request = request_of(level_shapes, image_shape, {});
@@ -191,17 +191,17 @@ stable::Tensor valid_flags_op(Integers level_shapes, Text spec_text, Integers pa
 // argument means, and which changes to the schemas saved programs forbid.
 STABLE_TORCH_LIBRARY_FRAGMENT(anchor_ext, m) {
   m.def(
-      "generate(SymInt[] level_shapes, str spec, *, str dtype, Device device, SymInt[]? image_shape=None, "
+      "generate(SymInt[]? level_shapes, str spec, *, str dtype, Device device, SymInt[]? image_shape=None, "
       "SymInt[]? clip=None) -> Tensor");
   m.def("generate_many(SymInt[] image_shapes, str spec, *, str dtype, Device device) -> Tensor");
   m.def(
-      "gather(Tensor index, SymInt[] level_shapes, str spec, *, str dtype, SymInt[]? image_shape=None, "
+      "gather(Tensor index, SymInt[]? level_shapes, str spec, *, str dtype, SymInt[]? image_shape=None, "
       "SymInt[]? clip=None) -> Tensor");
   m.def(
-      "inside(SymInt[] level_shapes, str spec, SymInt[] image_shape, float border=0., *, str dtype, Device device) -> "
+      "inside(SymInt[]? level_shapes, str spec, SymInt[] image_shape, float border=0., *, str dtype, Device device) -> "
       "Tensor");
   m.def(
-      "valid_flags(SymInt[] level_shapes, str spec, SymInt[] padded_shape, *, Device device, "
+      "valid_flags(SymInt[]? level_shapes, str spec, SymInt[] padded_shape, *, Device device, "
       "SymInt[]? image_shape=None) -> Tensor");
 }
 

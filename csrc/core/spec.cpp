@@ -311,11 +311,12 @@ ImageShape image_shape_of(const char* name, const std::vector<std::int64_t>& sid
   return {sides[0], sides[1]};
 }
 
-Request request_of(const std::vector<std::int64_t>& level_shapes, const Sides& image_shape, const Sides& clip) {
-  if (level_shapes.size() % 2 != 0) reject("level_shapes: expected two numbers, rows and columns, per level");
+Request request_of(const Sides& level_shapes, const Sides& image_shape, const Sides& clip) {
+  const std::size_t count = level_shapes ? level_shapes->size() : 0;
+  if (count % 2 != 0) reject("level_shapes: expected two numbers, rows and columns, per level");
   Request request;
-  for (std::size_t i = 0; i < level_shapes.size(); i += 2)
-    request.level_shapes.push_back({level_shapes[i], level_shapes[i + 1]});
+  for (std::size_t i = 0; i < count; i += 2)
+    request.level_shapes.push_back({(*level_shapes)[i], (*level_shapes)[i + 1]});
   if (image_shape) request.image_shape = image_shape_of("image_shape", *image_shape);
   if (clip) request.clip = image_shape_of("clip", *clip);
   return request;

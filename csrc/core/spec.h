@@ -102,9 +102,9 @@ ANCHOR_EXT_API void check_pyramid_levels(const std::vector<std::int64_t>& levels
 ANCHOR_EXT_API void check_shape(const char* name, ImageShape shape, std::int64_t least);
 
 // A call's arguments as the operators have them: flat lists, level after level, None where absent.
+// (AOTInductor's packages turn an empty list into None.)
 using Sides = std::optional<std::vector<std::int64_t>>;
-ANCHOR_EXT_API Request request_of(const std::vector<std::int64_t>& level_shapes, const Sides& image_shape,
-                                  const Sides& clip);
+ANCHOR_EXT_API Request request_of(const Sides& level_shapes, const Sides& image_shape, const Sides& clip);
 ANCHOR_EXT_API ImageShape image_shape_of(const char* name, const std::vector<std::int64_t>& sides);
 
 template <typename... Parts>

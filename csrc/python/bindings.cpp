@@ -63,7 +63,7 @@ Integers num_cell_anchors(const Spec& spec) {
   return counts;
 }
 
-std::vector<std::pair<std::int64_t, std::int64_t>> level_shapes(const Spec& spec, const Integers& level_shapes,
+std::vector<std::pair<std::int64_t, std::int64_t>> level_shapes(const Spec& spec, const Sides& level_shapes,
                                                                 const Sides& image_shape) {
   const Pyramid pyramid = spec.over(request_of(level_shapes, image_shape, {}));
   std::vector<std::pair<std::int64_t, std::int64_t>> shapes;
@@ -72,12 +72,12 @@ std::vector<std::pair<std::int64_t, std::int64_t>> level_shapes(const Spec& spec
   return shapes;
 }
 
-std::int64_t num_anchors(const Spec& spec, const Integers& level_shapes, const Sides& image_shape, const Sides& clip) {
+std::int64_t num_anchors(const Spec& spec, const Sides& level_shapes, const Sides& image_shape, const Sides& clip) {
   return spec.num_anchors(request_of(level_shapes, image_shape, clip));
 }
 
 // Every anchor into memory that the caller has checked.
-void fill(const Spec& spec, const Integers& level_shapes, const Sides& image_shape, const Sides& clip,
+void fill(const Spec& spec, const Sides& level_shapes, const Sides& image_shape, const Sides& clip,
           const std::string& dtype, std::uintptr_t out, bool is_cuda, std::int32_t device_index) {
   const Pyramid pyramid = spec.over(request_of(level_shapes, image_shape, clip));
   const py::gil_scoped_release release;
