@@ -14,7 +14,7 @@ from ._recording import is_compiled
 __all__ = ["resolve", "to_device"]
 
 _CPU = torch.device("cpu")
-_BUILT_WITH_CUDA = native.build_info()["cuda"] is not None
+_BUILT_WITH_CUDA = native.build_info()["cuda"] != ""
 _TYPES = (torch.device, type(None), str, int)
 _EXPECTED = 'expected a torch.device, its name such as "cuda:0" or its index, or None'
 

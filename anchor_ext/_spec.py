@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,11 @@ def native_of(spec: str) -> Any:
     return native.Spec(spec)
 
 
+def _text(lists: Iterable[Sequence[float]]) -> str:
+    """Lists of numbers as a spec has them."""
+    return " ".join(",".join(float(number).hex() for number in numbers) for numbers in lists)
+
+
 class Configuration:
     """What a user fixes once. It is its spec: that alone is compared, hashed, pickled and compiled."""
 
@@ -74,7 +79,19 @@ class Configuration:
         Raises:
             ValueError: as `AnchorGrid`.
         """
-        return cls(native.spec_text(cell_anchors, strides, offsets, starts, pyramid_levels, arithmetic, layout))
+        components = native.components(layout)
+        boxes = [[level[i : i + components] for i in range(0, len(level), components)] for level in cell_anchors]
+        keys = {
+            "layout": layout,
+            "arithmetic": arithmetic,
+            "levels": " ".join(map(str, pyramid_levels)),
+            "strides": _text(strides),
+            "offsets": _text(offsets),
+            "starts": _text(starts),
+            "cell_anchors": "|".join(map(_text, boxes)),
+        }
+        entries = [f"{key}={value}" for key, value in keys.items() if value or key == "cell_anchors"]
+        return cls(native.canonical(";".join(["anchors/1", *entries])))
 
     @functools.cached_property
     def native(self) -> Any:
@@ -119,7 +136,15 @@ def _levels_and_counts(spec: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 @constant_to_the_compiler
 def derived_spec(spec: str, arithmetic: str | None, level: int | None) -> str:
     """The same cell anchors in another arithmetic, or of one level alone."""
-    return str(native_of(spec).derived(arithmetic, level))
+    given = native_of(spec)
+    lists = [given.cell_anchors, given.strides, given.offsets, given.starts, given.pyramid_levels]
+    if level is not None:
+        if not 0 <= level < len(given.cell_anchors):
+            raise ValueError(f"level is {level}; expected 0 to {len(given.cell_anchors) - 1}")
+        lists = [entries[level : level + 1] for entries in lists]
+    cell_anchors, strides, offsets, starts, levels = lists
+    arithmetic = given.arithmetic if arithmetic is None else arithmetic
+    return Configuration.of(cell_anchors, strides, offsets, starts, levels, arithmetic, given.layout).spec
 
 
 def over_image(levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:

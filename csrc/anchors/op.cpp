@@ -4,9 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <optional>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "torch/nvtx.h"
@@ -22,10 +20,10 @@ constexpr std::int64_t kGatherGrain = 4096;
 
 void generate(const Pyramid& pyramid, Dtype dtype, void* out, Place place) {
   ANCHOR_EXT_RANGE("generate");
-  if (place.device == Device::cuda)
-    return on_cuda(place.index, [&](int device, void* stream) { generate_cuda(pyramid, dtype, out, device, stream); });
-  on_cpu(pyramid.num_anchors, kGrainBytes / (pyramid.layout.components * bytes_of(dtype)),
-         [&](std::int64_t begin, std::int64_t end) { generate_cpu(pyramid, dtype, out, begin, end); });
+  run(
+      place, pyramid.num_anchors, kGrainBytes / (pyramid.layout.components * bytes_of(dtype)),
+      [&](int device, void* stream) { generate_cuda(pyramid, dtype, out, device, stream); },
+      [&](std::int64_t begin, std::int64_t end) { generate_cpu(pyramid, dtype, out, begin, end); });
 }
 
 namespace {
@@ -145,13 +143,10 @@ stable::Tensor gather_op(stable::Tensor index, Sides level_shapes, Text spec_tex
   ANCHOR_EXT_RANGE("gather");
   const Indices indices{index.const_data_ptr(), index_type == ScalarType::Long ? 8 : 4};
   void* const memory = out.mutable_data_ptr();
-  const Place place = place_of(device);
-  if (place.device == Device::cuda)
-    on_cuda(place.index,
-            [&](int at, void* stream) { gather_cuda(pyramid, indices, count, dtype, memory, at, stream); });
-  else
-    on_cpu(count, kGatherGrain,
-           [&](std::int64_t begin, std::int64_t end) { gather_cpu(pyramid, indices, dtype, memory, begin, end); });
+  run(
+      place_of(device), count, kGatherGrain,
+      [&](int at, void* stream) { gather_cuda(pyramid, indices, count, dtype, memory, at, stream); },
+      [&](std::int64_t begin, std::int64_t end) { gather_cpu(pyramid, indices, dtype, memory, begin, end); });
   return out;
 }
 
@@ -160,12 +155,10 @@ stable::Tensor flags(const Pyramid& pyramid, const AnchorPredicate& predicate, s
   if (device.type() == DeviceType::Meta) return out;
   ANCHOR_EXT_RANGE("flags");
   auto* const memory = static_cast<bool*>(out.mutable_data_ptr());
-  const Place place = place_of(device);
-  if (place.device == Device::cuda)
-    on_cuda(place.index, [&](int at, void* stream) { flags_cuda(pyramid, predicate, memory, at, stream); });
-  else
-    on_cpu(pyramid.num_anchors, kFlagsGrain,
-           [&](std::int64_t begin, std::int64_t end) { flags_cpu(pyramid, predicate, memory, begin, end); });
+  run(
+      place_of(device), pyramid.num_anchors, kFlagsGrain,
+      [&](int at, void* stream) { flags_cuda(pyramid, predicate, memory, at, stream); },
+      [&](std::int64_t begin, std::int64_t end) { flags_cpu(pyramid, predicate, memory, begin, end); });
   return out;
 }
 

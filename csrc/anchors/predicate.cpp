@@ -4,12 +4,6 @@
 #include <cmath>
 
 namespace anchor_ext {
-namespace {
-
-__extension__ using int128 = __int128;
-
-}  // namespace
-
 AnchorPredicate valid_predicate(const Spec& spec, const Pyramid& pyramid, const Request& request,
                                 ImageShape padded_shape) {
   check_shape("padded_shape", padded_shape, 0);
@@ -20,6 +14,7 @@ AnchorPredicate valid_predicate(const Spec& spec, const Pyramid& pyramid, const 
       const double covered = std::ceil(static_cast<double>(padded) / given);
       return covered < static_cast<double>(most) ? static_cast<std::int64_t>(covered) : most;
     }
+    __extension__ using int128 = __int128;
     // side / most where boxes are scaled, else rounded down: exact in integers.
     const int128 stride = pyramid.scaled ? side : side / most, cells_per_stride = pyramid.scaled ? most : 1;
     if (stride == 0) return most;

@@ -1,7 +1,6 @@
 #include "core/spec.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <iterator>
 #include <mutex>
@@ -20,20 +19,6 @@ Divider divider(std::int64_t divisor) {
   while ((std::uint64_t{1} << shift) < d) ++shift;
   return {static_cast<std::uint64_t>(((uint128{1} << (63 + shift)) + d - 1) / d), shift};
 }
-
-constexpr struct {
-  const char* name;
-  Dtype dtype;
-} kDtypes[] = {{"float64", Dtype::float64},
-               {"float32", Dtype::float32},
-               {"float16", Dtype::float16},
-               {"bfloat16", Dtype::bfloat16}};
-
-constexpr struct {
-  const char* name;
-  Layout layout;
-} kLayouts[] = {
-    {"xyxy", kXyxy}, {"yxyx", kYxyx}, {"cxcywha", kCxcywha}, {"point", kPoint}, {"point_stride", kPointStride}};
 
 // A Python number as torch's CPU operators take it beside a tensor: a summand in the tensor's type, a factor of a
 // 16-bit tensor in float32.
@@ -84,56 +69,14 @@ void check(const SpecParts& parts, int components) {
 
 }  // namespace
 
-Dtype dtype_of(std::string_view name) {
-  for (const auto& entry : kDtypes)
-    if (name == entry.name) return entry.dtype;
-  reject("dtype is '", name, "'; expected float32, float64, float16 or bfloat16");
-}
-
-Arithmetic arithmetic_of(const std::string& name) {
-  std::array<std::string, 3> parts;
-  std::istringstream stream(name);
-  std::size_t count = 0;
-  for (std::string part; std::getline(stream, part, '/'); ++count)
-    if (count < parts.size()) parts[count] = part;
-
-  Arithmetic arithmetic{Grid::product, Dtype::float32, Dtype::float32, Dtype::float32};
-  const bool is_quotient = parts[0] == "quotient", is_arange = parts[0] == "arange";
-  const auto read = [](const std::string& part, Dtype& dtype) {
-    const auto* const found =
-        std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const auto& entry) { return part == entry.name; });
-    if (found != std::end(kDtypes)) dtype = found->dtype;
-    return found != std::end(kDtypes);
-  };
-  if (!name.empty() && name.back() == '/') count = 0;  // the last part is empty, which getline does not say
-  bool good = is_quotient || is_arange || read(parts[0], arithmetic.position);
-  if (is_quotient) arithmetic.grid = Grid::quotient;
-  if (is_arange) arithmetic.grid = Grid::arange;
-  if (count == 1)
-    arithmetic.centre = arithmetic.sum = arithmetic.position;
-  else
-    good = good && count == 3 && read(parts[1], arithmetic.centre) && read(parts[2], arithmetic.sum);
-  if (!good)
-    reject("arithmetic is '", name,
-           "'; expected float64, float32, float16, bfloat16, arange or quotient, or position/centre/sum of them");
-  return arithmetic;
-}
-
-Layout layout_of(std::string_view name) {
-  for (const auto& entry : kLayouts)
-    if (name == entry.name) return entry.layout;
-  reject("layout is '", name, "'; expected xyxy, yxyx, cxcywha, point or point_stride");
-}
-
 void check_pyramid_levels(const std::vector<std::int64_t>& levels) {
   for (std::size_t i = 0; i < levels.size(); ++i) {
     if (levels[i] < 0 || levels[i] > 30)
       reject("pyramid_levels[", i, "] is ", levels[i], "; expected an integer in 0..30");
-    if (std::find(levels.begin(), levels.begin() + static_cast<std::ptrdiff_t>(i), levels[i]) - levels.begin() !=
-        static_cast<std::ptrdiff_t>(i)) {
-      std::ostringstream value;
-      for (std::size_t j = 0; j < levels.size(); ++j) value << (j == 0 ? "" : ", ") << levels[j];
-      reject("pyramid_levels is [", value.str(), "]; expected distinct levels");
+    if (std::count(levels.begin(), levels.end(), levels[i]) > 1) {
+      std::string value;
+      for (const std::int64_t level : levels) value += (value.empty() ? "" : ", ") + std::to_string(level);
+      reject("pyramid_levels is [", value, "]; expected distinct levels");
     }
   }
   if (levels.size() > static_cast<std::size_t>(kMaxLevels))
@@ -182,20 +125,6 @@ Spec::Spec(SpecParts parts, std::string text) : parts_(std::move(parts)), text_(
   }
 }
 
-Pair Spec::given_stride(std::int32_t level) const {
-  return parts_.strides.empty() ? Pair{0, 0} : parts_.strides[static_cast<std::size_t>(level)];
-}
-
-void Spec::check_levels(std::size_t levels, const LevelShape* shapes) const {
-  if (levels != static_cast<std::size_t>(pyramid_.num_levels))
-    reject("level_shapes has ", levels, " levels; expected ", pyramid_.num_levels);
-  for (std::size_t l = 0; l < levels; ++l) {
-    const auto [rows, columns] = shapes[l];
-    if (rows < 0 || columns < 0 || rows > kMaxSide || columns > kMaxSide)
-      reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 0..2**31 - 1");
-  }
-}
-
 std::int64_t Spec::check(const Request& request, LevelShape (&shapes)[kMaxLevels]) const {
   if (request.image_shape) {
     check_shape("image_shape", *request.image_shape, 1);
@@ -217,8 +146,13 @@ std::int64_t Spec::check(const Request& request, LevelShape (&shapes)[kMaxLevels
       shapes[l] = {(request.image_shape->height + below) >> level, (request.image_shape->width + below) >> level};
     }
   } else {
-    check_levels(request.level_shapes.size(), request.level_shapes.data());
-    std::copy(request.level_shapes.begin(), request.level_shapes.end(), shapes);
+    if (request.level_shapes.size() != static_cast<std::size_t>(pyramid_.num_levels))
+      reject("level_shapes has ", request.level_shapes.size(), " levels; expected ", pyramid_.num_levels);
+    for (std::int32_t l = 0; l < pyramid_.num_levels; ++l) {
+      const auto [rows, columns] = shapes[l] = request.level_shapes[l];
+      if (rows < 0 || columns < 0 || rows > kMaxSide || columns > kMaxSide)
+        reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 0..2**31 - 1");
+    }
   }
   int128 total = 0;
   for (std::int32_t l = 0; l < pyramid_.num_levels; ++l)

@@ -67,12 +67,11 @@ class ANCHOR_EXT_API Spec {
   const Layout& layout() const { return pyramid_.layout; }
 
   // A level's stride as it was given, or {0, 0}.
-  Pair given_stride(std::int32_t level) const;
+  Pair given_stride(std::int32_t level) const { return parts_.strides.empty() ? Pair{0, 0} : parts_.strides[level]; }
 
  private:
   Spec(SpecParts parts, std::string text);
   std::int64_t check(const Request& request, LevelShape (&level_shapes)[kMaxLevels]) const;  // how many anchors
-  void check_levels(std::size_t levels, const LevelShape* level_shapes) const;
 
   SpecParts parts_;
   std::string text_;
@@ -90,7 +89,7 @@ std::string text_of(const SpecParts& parts);
 ANCHOR_EXT_API Dtype dtype_of(std::string_view name);
 
 // One of these, "arange" or "quotient"; or three of them, "position/centre/sum".
-Arithmetic arithmetic_of(const std::string& name);
+Arithmetic arithmetic_of(std::string_view name);
 
 // "xyxy", "yxyx", "cxcywha", "point" or "point_stride".
 ANCHOR_EXT_API Layout layout_of(std::string_view name);

@@ -2,6 +2,7 @@
 #include <charconv>
 #include <cmath>
 #include <system_error>
+#include <utility>
 
 #include "core/spec.h"
 
@@ -10,6 +11,13 @@ namespace {
 
 constexpr std::string_view kVersion = "anchors/1";
 constexpr const char* kKeys = "layout, arithmetic, levels, strides, offsets, starts, cell_anchors";
+
+constexpr std::pair<std::string_view, Dtype> kDtypes[] = {{"float64", Dtype::float64},
+                                                          {"float32", Dtype::float32},
+                                                          {"float16", Dtype::float16},
+                                                          {"bfloat16", Dtype::bfloat16}};
+constexpr std::pair<std::string_view, Layout> kLayouts[] = {
+    {"xyxy", kXyxy}, {"yxyx", kYxyx}, {"cxcywha", kCxcywha}, {"point", kPoint}, {"point_stride", kPointStride}};
 
 // A piece of the text, which knows where it lies.
 struct Piece {
@@ -115,6 +123,36 @@ void write(std::string& text, const char* key, const std::vector<Pair>& pairs, P
 }
 
 }  // namespace
+
+Dtype dtype_of(std::string_view name) {
+  for (const auto& [known, dtype] : kDtypes)
+    if (name == known) return dtype;
+  reject("dtype is '", name, "'; expected float32, float64, float16 or bfloat16");
+}
+
+Layout layout_of(std::string_view name) {
+  for (const auto& [known, layout] : kLayouts)
+    if (name == known) return layout;
+  reject("layout is '", name, "'; expected xyxy, yxyx, cxcywha, point or point_stride");
+}
+
+Arithmetic arithmetic_of(std::string_view name) {
+  const std::vector<Piece> parts = Piece{name, name}.split('/');
+  const std::string_view position = parts[0].text;
+  const Grid grid = position == "quotient" ? Grid::quotient : position == "arange" ? Grid::arange : Grid::product;
+  Dtype dtypes[3] = {Dtype::float32, Dtype::float32, Dtype::float32};
+  bool good = parts.size() == 1 || parts.size() == 3;
+  for (std::size_t i = grid == Grid::product ? 0 : 1; good && i < parts.size(); ++i) {
+    good = false;
+    for (const auto& [known, dtype] : kDtypes)
+      if (parts[i].text == known) dtypes[i] = dtype, good = true;
+  }
+  if (!good)
+    reject("arithmetic is '", name,
+           "'; expected float64, float32, float16, bfloat16, arange or quotient, or position/centre/sum of them");
+  if (parts.size() == 1) dtypes[1] = dtypes[2] = dtypes[0];
+  return {grid, dtypes[0], dtypes[1], dtypes[2]};
+}
 
 SpecParts parts_of(std::string_view text) {
   const std::vector<Piece> entries = Piece{text, text}.split(';');

@@ -21,39 +21,10 @@ namespace py = pybind11;
 using Integers = std::vector<std::int64_t>;
 using Pairs = std::vector<std::pair<double, double>>;
 
-std::vector<Pair> to_pairs(const Pairs& numbers) {
-  std::vector<Pair> pairs;
-  for (const auto& [y, x] : numbers) pairs.push_back({y, x});
-  return pairs;
-}
-
 Pairs from_pairs(const std::vector<Pair>& pairs) {
   Pairs numbers;
   for (const auto [y, x] : pairs) numbers.emplace_back(y, x);
   return numbers;
-}
-
-// The canonical text of numbers that a user gave.
-std::string spec_text(std::vector<std::vector<double>> cell_anchors, const Pairs& strides, const Pairs& offsets,
-                      const Pairs& starts, Integers pyramid_levels, std::string arithmetic, std::string layout) {
-  return Spec(SpecParts{std::move(cell_anchors), to_pairs(strides), to_pairs(offsets), to_pairs(starts),
-                        std::move(pyramid_levels), std::move(arithmetic), std::move(layout)})
-      .text();
-}
-
-// The text of the same cell anchors in another arithmetic, or of one level alone.
-std::string derived(const Spec& spec, const std::optional<std::string>& arithmetic, std::optional<std::int64_t> level) {
-  SpecParts parts = spec.parts();
-  if (arithmetic) parts.arithmetic = *arithmetic;
-  if (level) {
-    const auto levels = static_cast<std::int64_t>(parts.cell_anchors.size());
-    if (*level < 0 || *level >= levels) reject("level is ", *level, "; expected 0 to ", levels - 1);
-    const auto keep = [l = static_cast<std::size_t>(*level)](auto& list) {
-      if (!list.empty()) list = {list[l]};
-    };
-    keep(parts.cell_anchors), keep(parts.strides), keep(parts.offsets), keep(parts.starts), keep(parts.pyramid_levels);
-  }
-  return Spec(std::move(parts)).text();
 }
 
 Integers num_cell_anchors(const Spec& spec) {
@@ -96,22 +67,6 @@ std::tuple<int, int, int, int, int> bits_of(const Layout& layout) {
   return {layout.components, layout.along_x, layout.along_y, layout.low, layout.high};
 }
 
-py::dict build_info_dict() {
-  const BuildInfo info = build_info();
-  const auto or_none = [](const std::string& text) -> py::object {
-    if (text.empty()) return py::none();
-    return py::str(text);
-  };
-  py::dict dict;
-  dict["torch_built_with"] = info.torch;
-  dict["torch_oldest"] = info.torch_target;
-  dict["compiler"] = info.compiler;
-  dict["cuda"] = or_none(info.cuda);
-  dict["cuda_archs"] = py::str(info.cuda_archs).attr("split")();
-  dict["nvtx"] = info.nvtx;
-  return dict;
-}
-
 }  // namespace
 }  // namespace anchor_ext
 
@@ -119,13 +74,13 @@ PYBIND11_MODULE(_core, m) {
   using namespace anchor_ext;
   m.attr("MAX_CELL_ANCHORS") = kMaxCellAnchors;
   m.attr("LAYOUTS") = py::make_tuple("xyxy", "yxyx", "cxcywha", "point", "point_stride");
-  m.def("build_info", &build_info_dict);
+  m.def("build_info", &build_info);
   m.def("check_pyramid_levels", &check_pyramid_levels);
   m.def("check_shape", [](const std::string& name, const Integers& sides, std::int64_t least) {
     check_shape(name.c_str(), image_shape_of(name.c_str(), sides), least);
   });
   m.def("components", [](const std::string& layout) { return layout_of(layout).components; });
-  m.def("spec_text", &spec_text);
+  m.def("canonical", [](const std::string& spec) { return Spec(Spec(spec).parts()).text(); });
   m.def("eager_generate", &eager_generate);
 
   py::enum_<Dtype>(m, "Dtype")
@@ -152,7 +107,6 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("num_components", [](const Spec& spec) { return spec.layout().components; })
       .def_property_readonly("roundings", &roundings)
       .def_property_readonly("bits", [](const Spec& spec) { return bits_of(spec.layout()); })
-      .def("derived", &derived)
       .def("level_shapes", &level_shapes)
       .def("num_anchors", &num_anchors)
       .def("fill", &fill);

@@ -6,8 +6,9 @@
 #include <new>
 #include <optional>
 #include <stdexcept>
-#include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "anchors/op.h"
 
@@ -27,39 +28,26 @@ struct EagerGenerate {
   std::shared_ptr<const Pyramid> pyramid;
 };
 
-py::object steal(PyObject* result) {
-  if (result == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(result);
-}
-
 // A tuple of two ints, as nearly every caller has it.
-bool read_shape(PyObject* shape, std::int64_t (&sides)[2]) {
+template <typename Shape>
+bool read_shape(PyObject* shape, Shape& result) {
   if (!PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) != 2) return false;
+  std::int64_t sides[2];
   for (int i = 0; i < 2; ++i) {
-    PyObject* side = PyTuple_GET_ITEM(shape, i);
     int overflow = 0;
-    if (!PyLong_CheckExact(side)) return false;
-    sides[i] = PyLong_AsLongLongAndOverflow(side, &overflow);
+    if (!PyLong_CheckExact(PyTuple_GET_ITEM(shape, i))) return false;
+    sides[i] = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(shape, i), &overflow);
     if (overflow != 0) return false;
   }
-  return true;
-}
-
-bool read_image_shape(PyObject* shape, std::optional<ImageShape>& result) {
-  std::int64_t sides[2];
-  if (shape == Py_None) return true;
-  if (!read_shape(shape, sides)) return false;
-  result = ImageShape{sides[0], sides[1]};
+  result = Shape{sides[0], sides[1]};
   return true;
 }
 
 bool read_level_shapes(PyObject* shapes, std::vector<LevelShape>& result) {
   if (!PyList_Check(shapes) && !PyTuple_Check(shapes)) return false;
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(shapes); ++i) {
-    std::int64_t sides[2];
-    if (!read_shape(PySequence_Fast_GET_ITEM(shapes, i), sides)) return false;
-    result.push_back({sides[0], sides[1]});
-  }
+  result.resize(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(shapes)));
+  for (std::size_t i = 0; i < result.size(); ++i)
+    if (!read_shape(PySequence_Fast_GET_ITEM(shapes, static_cast<Py_ssize_t>(i)), result[i])) return false;
   return !result.empty();
 }
 
@@ -67,7 +55,8 @@ bool read_level_shapes(PyObject* shapes, std::vector<LevelShape>& result) {
 std::shared_ptr<const Pyramid> over(EagerGenerate& self, PyObject* level_shapes, PyObject* image_shape,
                                     PyObject* clip) {
   Request request;
-  if (!read_image_shape(image_shape, request.image_shape) || !read_image_shape(clip, request.clip)) return nullptr;
+  if (image_shape != Py_None && !read_shape(image_shape, request.image_shape.emplace())) return nullptr;
+  if (clip != Py_None && !read_shape(clip, request.clip.emplace())) return nullptr;
   if (level_shapes != Py_None) {
     if (!read_level_shapes(level_shapes, request.level_shapes)) return nullptr;
     return std::shared_ptr<const Pyramid>(new Pyramid(self.spec->over(request)));
@@ -101,9 +90,14 @@ std::pair<py::object, void*> empty(Sizes sizes, PyObject* dtype, PyObject* devic
   const py::object& torch_empty =
       storage.call_once_and_store_result([] { return py::object(py::module_::import("torch").attr("empty")); })
           .get_stored();
-  py::tuple shape(sizes.count);
-  for (std::size_t i = 0; i < sizes.count; ++i) shape[i] = sizes.begin[i];
-  py::object out = torch_empty(shape, py::arg("dtype") = py::handle(dtype), py::arg("device") = py::handle(device));
+  static PyObject* const keywords = py::make_tuple("dtype", "device").release().ptr();
+  py::object sides[3];  // one by one: torch takes longer to read a tuple of them
+  PyObject* arguments[5];
+  for (std::size_t i = 0; i < sizes.count; ++i) arguments[i] = (sides[i] = py::int_(sizes.begin[i])).ptr();
+  arguments[sizes.count] = dtype, arguments[sizes.count + 1] = device;
+  auto out =
+      py::reinterpret_steal<py::object>(PyObject_Vectorcall(torch_empty.ptr(), arguments, sizes.count, keywords));
+  if (!out) throw py::error_already_set();
   void* const memory = PyLong_AsVoidPtr(out.attr("data_ptr")().ptr());
   if (memory == nullptr) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
   return {std::move(out), memory};
@@ -121,13 +115,10 @@ py::object call(EagerGenerate& self, PyObject* const* arguments) {
   const Sizes sizes = arguments[3] == Py_True ? Sizes{all, 3} : Sizes{all + 1, 2};
   const bool is_cuda = PyTuple_GET_ITEM(device.ptr(), 1) == Py_True;
 
-  py::object out;
-  void* memory = nullptr;
-  if (!is_cuda) {
-    const NewTensor made = new_tensor(sizes, dtype);
-    out = py::reinterpret_steal<py::object>(static_cast<PyObject*>(made.object));
-    memory = made.memory;
-  }
+  const NewTensor made = is_cuda ? NewTensor{} : new_tensor(sizes, dtype);
+  auto out = py::reinterpret_steal<py::object>(static_cast<PyObject*>(made.object));
+  void* memory = made.memory;
+  if (!out && PyErr_Occurred() != nullptr) throw py::error_already_set();
   if (!out) std::tie(out, memory) = empty(sizes, arguments[4], PyTuple_GET_ITEM(device.ptr(), 0));
   const Place place =
       is_cuda ? Place{Device::cuda, out.attr("get_device")().cast<std::int32_t>()} : Place{Device::cpu, -1};
@@ -139,9 +130,8 @@ py::object call(EagerGenerate& self, PyObject* const* arguments) {
 }
 
 // As pybind11 would raise what is thrown.
-PyObject* call_generate(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+PyObject* call_generate(PyObject* self, PyObject* const* arguments, Py_ssize_t) {
   try {
-    if (count != 6) throw std::invalid_argument("expected six arguments");
     return call(*static_cast<EagerGenerate*>(PyCapsule_GetPointer(self, nullptr)), arguments).release().ptr();
   } catch (py::error_already_set& error) {
     error.restore();
@@ -163,7 +153,7 @@ py::object eager_generate(std::shared_ptr<const Spec> spec, py::dict dtypes, py:
                             nullptr};
   auto* const state = new EagerGenerate{std::move(spec), std::move(dtypes), std::move(devices), {}, nullptr};
   const py::capsule self(state, [](void* pointer) { delete static_cast<EagerGenerate*>(pointer); });
-  return steal(PyCFunction_New(&method, self.ptr()));
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, self.ptr()));
 }
 
 }  // namespace anchor_ext

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "core/pyramid.h"
@@ -33,14 +34,8 @@ struct NewTensor {
 // caller holds the GIL.
 ANCHOR_EXT_API NewTensor new_tensor(Sizes sizes, Dtype dtype);
 
-struct BuildInfo {
-  std::string torch;         // version that the library was compiled against
-  std::string torch_target;  // oldest version of the stable ABI that it runs with
-  std::string compiler;
-  std::string cuda;        // toolkit's version, empty without CUDA
-  std::string cuda_archs;  // as compiled, e.g. "sm_75 sm_80 compute_121", empty without CUDA
-  bool nvtx;
-};
-ANCHOR_EXT_API BuildInfo build_info();
+// How it was compiled, name by name: against which torch, which one is the oldest that it runs with, the compiler; the
+// CUDA toolkit's version and the architectures, empty without CUDA; whether there is NVTX.
+ANCHOR_EXT_API std::map<std::string, std::string> build_info();
 
 }  // namespace anchor_ext

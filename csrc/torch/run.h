@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "torch/interface.h"
+
 // Lives in libtorch_cuda, which a CPU build of torch lacks: weak, so that one binary loads with both.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                    void** ret_stream);
@@ -41,6 +43,15 @@ void on_cuda(std::int32_t device_index, const Launch& launch) {
   (void)device_index, (void)launch;
   throw std::runtime_error("anchor_ext: device is cuda, but anchor_ext was built without CUDA");
 #endif
+}
+
+// One or the other.
+template <typename Launch, typename Share>
+void run(Place place, std::int64_t count, std::int64_t grain, const Launch& launch, const Share& share) {
+  if (place.device == Device::cuda)
+    on_cuda(place.index, launch);
+  else
+    on_cpu(count, grain, share);
 }
 
 }  // namespace anchor_ext

@@ -88,18 +88,14 @@ NewTensor new_tensor(Sizes sizes, Dtype dtype) {
   }
 }
 
-BuildInfo build_info() {
-  BuildInfo info;
-  info.torch = ANCHOR_EXT_TORCH_VERSION;
-  info.torch_target =
-      std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
-  info.compiler = __VERSION__;
-#if defined(ANCHOR_EXT_WITH_CUDA)
-  info.cuda = ANCHOR_EXT_CUDA_VERSION;
-  info.cuda_archs = ANCHOR_EXT_CUDA_ARCHS;
-#endif
-  info.nvtx = ANCHOR_EXT_NVTX;
-  return info;
+std::map<std::string, std::string> build_info() {
+  const auto version = [](int shift) { return std::to_string((TORCH_TARGET_VERSION >> shift) & 0xff); };
+  return {{"torch_built_with", ANCHOR_EXT_TORCH_VERSION},
+          {"torch_oldest", version(56) + "." + version(48)},
+          {"compiler", __VERSION__},
+          {"cuda", ANCHOR_EXT_CUDA_VERSION},
+          {"cuda_archs", ANCHOR_EXT_CUDA_ARCHS},
+          {"nvtx", ANCHOR_EXT_NVTX ? "yes" : ""}};
 }
 
 }  // namespace anchor_ext
