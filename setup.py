@@ -194,6 +194,8 @@ class BuildNative(BuildExtension):
 
         cxx = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
         macros = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", f'-DANCHOR_EXT_TORCH_VERSION="{torch.__version__}"']
+        archs = " ".join(re.findall(r",code=(\w+)", " ".join(arch_flags(cuda_home)))) if toolkit else ""
+        macros += [f'-DANCHOR_EXT_CUDA_VERSION="{toolkit or ""}"', f'-DANCHOR_EXT_CUDA_ARCHS="{archs}"']
         library.extra_compile_args = {"cxx": cxx + macros, "nvcc": []}
         library.include_dirs = [os.path.abspath("csrc"), *include_paths(), *nvtx_include(cuda_home)]
         library.library_dirs = library_paths()
@@ -202,15 +204,9 @@ class BuildNative(BuildExtension):
         keep_torch = ["-Wl,--push-state,--no-as-needed", "-ltorch", "-Wl,--pop-state"]
         library.extra_link_args = ["-Wl,-soname,libanchor_ext.so", *keep_torch]
         if toolkit:
-            flags = arch_flags(cuda_home)
-            archs = " ".join(re.findall(r",code=(\w+)", " ".join(flags)))
             library.sources += sources_of("csrc/*/*.cu")
-            library.extra_compile_args["cxx"] += [
-                "-DANCHOR_EXT_WITH_CUDA",
-                f'-DANCHOR_EXT_CUDA_VERSION="{toolkit}"',
-                f'-DANCHOR_EXT_CUDA_ARCHS="{archs}"',
-            ]
-            library.extra_compile_args["nvcc"] = [*NVCC_FLAGS, *flags]
+            library.extra_compile_args["cxx"] += ["-DANCHOR_EXT_WITH_CUDA"]
+            library.extra_compile_args["nvcc"] = [*NVCC_FLAGS, *arch_flags(cuda_home)]
             library.extra_link_args += cuda_runtime(cuda_home)
 
         module.extra_compile_args = {"cxx": ["-O2", *cxx[1:]]}

@@ -1,4 +1,7 @@
-"""Turns what a user passes into plain numbers, or says which argument is wrong, its value and what was expected."""
+"""Turns what a user passes into plain numbers, or says which argument is wrong, its value and what was expected.
+
+Which integers an image, a grid or a level may have, the native library says.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 from torch.compiler import is_dynamo_compiling
 
-from ._core import MAX_CELL_ANCHORS, MAX_LEVELS, MAX_SIDE
+from ._core import MAX_CELL_ANCHORS, check_pyramid_levels
 
 __all__ = [
     "cell_anchors",
@@ -94,6 +97,11 @@ def _integer(name: str, value: object, expected: str) -> int:
     raise TypeError(f"{name} is {show(value)}; expected {expected}")
 
 
+def _is_native(integer: int) -> bool:
+    """Whether the native library, which says more about it, can hold it at all."""
+    return -(2**63) <= integer < 2**63
+
+
 def number(name: str, value: object, expected: str = "a finite number") -> float:
     """A finite float, from any real number."""
     if type(value) is float and math.isfinite(value):
@@ -141,9 +149,8 @@ def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
     if len(items) != 2:
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
     first, second = (_integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
-    for side in (first, second):
-        if not 1 <= side <= MAX_SIDE:
-            raise ValueError(f"{name} is {show(value)}; expected {expected} of at most 2**31 - 1")
+    if not (_is_native(first) and _is_native(second)):
+        raise ValueError(f"{name} is {show(value)}; expected {expected} of at most 2**31 - 1")
     return first, second
 
 
@@ -152,12 +159,9 @@ def levels(value: object) -> list[int]:
     items = _items("pyramid_levels", value, "distinct integers in 0..30")
     result = [_integer(f"pyramid_levels[{i}]", item, "an integer in 0..30") for i, item in enumerate(items)]
     for i, level in enumerate(result):
-        if not 0 <= level <= 30:
+        if not _is_native(level):
             raise ValueError(f"pyramid_levels[{i}] is {level}; expected an integer in 0..30")
-    if len(set(result)) != len(result):
-        raise ValueError(f"pyramid_levels is {show(value)}; expected distinct levels")
-    if len(result) > MAX_LEVELS:
-        raise ValueError(f"pyramid_levels has {len(result)} levels; expected at most {MAX_LEVELS}")
+    check_pyramid_levels(result)
     return result
 
 

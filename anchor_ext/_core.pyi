@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 
-MAX_SIDE: int
-MAX_LEVELS: int
 MAX_CELL_ANCHORS: int
-LAYOUTS: dict[str, tuple[int, int, int, int, int]]  # components; bits along x, along y, lower bounds, upper bounds
+LAYOUTS: tuple[str, ...]
 
-def build_info() -> dict[str, Any]: ...
+def build_info() -> dict[str, str]: ...
+def check_pyramid_levels(levels: Sequence[int], /) -> None: ...
+def check_shape(name: str, sides: Sequence[int] | None, least: int, /) -> None: ...
+def components(layout: str, /) -> int: ...
 
 class Dtype(Enum):
     float32 = ...
@@ -17,113 +18,46 @@ class Dtype(Enum):
     float16 = ...
     bfloat16 = ...
 
-class Device(Enum):
-    cpu = ...
-    cuda = ...
-
 class Grid(Enum):
     product = ...
     quotient = ...
     arange = ...
 
-def arithmetic(name: str, /) -> tuple[Grid, Dtype, Dtype, Dtype]: ...
-def check(
-    level_shapes: Sequence[int],
-    strides: Sequence[float] | None,
-    cell_anchors: Sequence[float],
-    num_cell_anchors: Sequence[int],
-    offsets: Sequence[float] | None,
-    starts: Sequence[float] | None,
-    arithmetic: str,
-    layout: str,
-    image_shape: Sequence[int] | None,
-    clip: Sequence[int] | None,
-    /,
-) -> None: ...
+# A spec's text, however it is written, to the one way that anchor_ext writes it.
+def canonical(spec: str, /) -> str: ...
 
-Shape = Sequence[int] | None
-Shapes = Sequence[Sequence[int]] | None
+# The eager call of generate, of (level_shapes, image_shape, clip, batched, dtype, device): None where an argument has
+# not its usual form, and nothing has been done.
+def eager_generate(
+    spec: Spec, dtypes: dict[torch.dtype, int], devices: dict[Any, tuple[torch.device, bool]], /
+) -> Callable[..., torch.Tensor | None]: ...
 
-class Config:
+Sides = Sequence[int]
+
+class Spec:
+    text: str
+    layout: str
+    arithmetic: str
+    pyramid_levels: list[int]
+    strides: list[tuple[float, float]]  # empty where they are the default, as the next two
+    offsets: list[tuple[float, float]]
+    starts: list[tuple[float, float]]
+    cell_anchors: list[list[float]]
+    num_cell_anchors: list[int]
     num_components: int
-    # generate() of ops.py where there is nothing to say about its arguments: (level_shapes, image_shape, clip, batched,
-    # dtype, device, {device: (torch.device, whether it is CUDA)}, out). Else None.
-    quick: Callable[..., torch.Tensor | None]
-    def __init__(
-        self,
-        cell_anchors: Sequence[Sequence[float]],
-        strides: Sequence[tuple[float, float]],
-        offsets: Sequence[tuple[float, float]] = ...,
-        starts: Sequence[tuple[float, float]] = ...,
-        pyramid_levels: Sequence[int] = ...,
-        arithmetic: str = ...,
-        layout: str = ...,
-    ) -> None: ...
-    def level_shapes(self, level_shapes: Shapes, image_shape: Shape, /) -> list[tuple[int, int]]: ...
-    def level_sizes(self, level_shapes: Shapes, image_shape: Shape, /) -> list[int]: ...
-    def num_anchors(self, level_shapes: Shapes, image_shape: Shape, clip: Shape, /) -> int: ...
+    roundings: tuple[Grid, Dtype, Dtype, Dtype]  # of the position, the centre and the sum
+    bits: tuple[int, int, int, int, int]  # components; bits of those along x, along y, lower bounds, upper bounds
+    def __init__(self, text: str) -> None: ...
+    def level_shapes(self, level_shapes: Sides | None, image_shape: Sides | None, /) -> list[tuple[int, int]]: ...
+    def num_anchors(self, level_shapes: Sides | None, image_shape: Sides | None, clip: Sides | None, /) -> int: ...
     def fill(
         self,
-        level_shapes: Shapes,
-        image_shape: Shape,
-        clip: Shape,
+        level_shapes: Sides | None,
+        image_shape: Sides | None,
+        clip: Sides | None,
+        dtype: str,
         out: int,
-        dtype: Dtype,
-        device: Device,
+        is_cuda: bool,
         device_index: int,
         /,
     ) -> None: ...
-    def generate(
-        self,
-        level_shapes: Shapes,
-        image_shape: Shape,
-        clip: Shape,
-        batched: bool,
-        torch_dtype: torch.dtype,
-        dtype: Dtype,
-        torch_device: torch.device,
-        device: Device,
-        /,
-    ) -> torch.Tensor: ...
-    def generate_many(
-        self,
-        image_shapes: Sequence[Sequence[int]],
-        torch_dtype: torch.dtype,
-        dtype: Dtype,
-        torch_device: torch.device,
-        device: Device,
-        /,
-    ) -> tuple[torch.Tensor, list[int]]: ...
-    def gather(
-        self,
-        level_shapes: Shapes,
-        image_shape: Shape,
-        clip: Shape,
-        indices: int,
-        bytes: int,
-        shape: tuple[int, ...],
-        torch_dtype: torch.dtype,
-        dtype: Dtype,
-        torch_device: torch.device,
-        device: Device,
-        /,
-    ) -> torch.Tensor: ...
-    def inside(
-        self,
-        level_shapes: Shapes,
-        image_shape: Shape,
-        border: float,
-        dtype: Dtype,
-        torch_device: torch.device,
-        device: Device,
-        /,
-    ) -> torch.Tensor: ...
-    def valid_flags(
-        self,
-        level_shapes: Shapes,
-        image_shape: Shape,
-        padded_shape: Shape,
-        torch_device: torch.device,
-        device: Device,
-        /,
-    ) -> torch.Tensor: ...

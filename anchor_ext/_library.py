@@ -52,11 +52,15 @@ def build_info() -> dict[str, Any]:
     """
     from importlib.metadata import version
 
+    info = native.build_info()
     return {
         "anchor_ext": version("anchor_ext"),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        **native.build_info(),
+        **{key: info[key] for key in ("torch_built_with", "torch_oldest", "compiler")},
+        "cuda": info["cuda"] or None,
+        "cuda_archs": info["cuda_archs"].split(),
+        "nvtx": bool(info["nvtx"]),
         "openmp": torch.backends.openmp.is_available(),
         "library": str(_LIBRARY),
     }

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _arguments, _graphs, _torchscript, ops
+from . import _arguments, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
+from ._recording import constant_to_the_compiler, constants, is_compiled
+from ._spec import Configuration
 
 __all__ = ["Anchors", "generate", "generate_many"]
 
@@ -82,9 +84,8 @@ class Anchors(nn.Module):
         self._check_total()
         cell_anchors = [self._cell_anchors_of(level) for level in range(count)]
         numbers = [[number for box in level for number in box] for level in cell_anchors]
-        self._config = ops.Configuration(numbers, self._strides, pyramid_levels=levels)
-        # For TorchScript, which reads lists of numbers only.
-        self._operands = (self._config.strides or [], self._config.cell_anchors, self._config.num_cell_anchors)
+        self._config = Configuration.of(numbers, self._strides, pyramid_levels=levels)
+        self._spec = self._config.spec  # for TorchScript, which reads no objects
 
     def _check_total(self) -> None:
         total = sum(len(s) * len(r) * len(c) for s, r, c in zip(self._sizes, self._ratios, self._scales, strict=True))
@@ -122,8 +123,7 @@ class Anchors(nn.Module):
             RuntimeError: the image is on a CUDA device and anchor_ext was built without CUDA.
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            strides, cell_anchors, num_cell_anchors = self._operands
-            return _torchscript.anchors_of_image(image, self._pyramid_levels, strides, cell_anchors, num_cell_anchors)
+            return _torchscript.anchors_of_image(image, self._spec)
         if not isinstance(image, Tensor):
             raise TypeError(f"image is {_arguments.show(image)}; expected a tensor (B, C, H, W) or (C, H, W)")
         if image.is_nested:
@@ -161,7 +161,7 @@ class Anchors(nn.Module):
         Raises:
             TypeError, ValueError: `image_shape` is not two positive integers.
         """
-        return _graphs.level_shapes(self._config, image_shape)
+        return ops.level_shapes(self._config, image_shape)
 
     def num_anchors(self, image_shape: Sequence[int]) -> int:
         """N, the number of anchors over all levels.
@@ -173,7 +173,7 @@ class Anchors(nn.Module):
 
     def _level_sizes(self, image_shape: Sequence[int]) -> list[int]:
         """Anchors per level."""
-        return _graphs.level_sizes(self._config, None, image_shape)
+        return ops.level_sizes(self._config, None, image_shape)
 
     def split(self, boxes: Tensor, image_shape: Sequence[int]) -> tuple[Tensor, ...]:
         """Per-level views, no copy, of anything that has a row per anchor.
@@ -234,19 +234,18 @@ class Anchors(nn.Module):
 
 
 _DEFAULT = Anchors()._config
-_QUICK = _DEFAULT.quick
 
 
-@_graphs.constant_to_the_compiler
-def _constant_numbers(*arguments: Any) -> tuple[Any, ...]:
+@constant_to_the_compiler
+def _spec_of(*arguments: Any) -> str:
     """The compiler need not follow how a configuration comes about."""
-    return Anchors(*arguments)._config.numbers()
+    return Anchors(*arguments)._config.spec
 
 
-def _config_of(*arguments: Any) -> Any:
-    """Of what `Anchors` takes; in a graph, its numbers."""
-    if torch.compiler.is_dynamo_compiling():
-        return _constant_numbers(*_graphs.constants(arguments))
+def _config_of(*arguments: Any) -> Configuration:
+    """Of what `Anchors` takes."""
+    if is_compiled():
+        return Configuration(_spec_of(*constants(arguments)))
     return Anchors(*arguments)._config
 
 
@@ -285,13 +284,9 @@ def generate(
         RuntimeError: device is CUDA, and torch's CUDA, anchor_ext's or a GPU is missing; out of memory, as torch
             raises it.
     """
-    config: Any = _DEFAULT
+    config = _DEFAULT
     if not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None):
         config = _config_of(pyramid_levels, strides, sizes, ratios, scales)
-    elif not ops.is_compiled():  # what ops.generate would begin with, without its frame
-        boxes: Tensor | None = _QUICK(None, image_shape, None, True, dtype, device, ops.RESOLVED, out)
-        if boxes is not None:
-            return boxes
     return ops.generate(config, None, image_shape, None, True, dtype, device, out)
 
 
@@ -308,8 +303,8 @@ def generate_many(
 ) -> list[Tensor]:
     """Every anchor over images of different shapes, as training at several scales has them.
 
-    One allocation, and one CPU pass or, for up to 512 images, one CUDA launch. In a graph (compiled, exported, traced)
-    it is an operator per image.
+    One allocation, and one CPU pass or, for up to 512 images, one CUDA launch. In a torch.jit.trace it is an operator
+    per image.
 
     Args:
         image_shapes: `[(H, W), ...]`, per image two positive integers.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _arguments, _graphs, ops
-from ._graphs import COMPONENTS
+from . import _arguments, ops
+from ._recording import constants, is_compiled
+from ._spec import COMPONENTS, Configuration, derived_spec, level_counts
 
 __all__ = ["AnchorGrid"]
 
@@ -70,7 +72,7 @@ class AnchorGrid:
             raise TypeError(f"arithmetic is {_arguments.show(arithmetic)}; expected text")
         numbers = _arguments.cell_anchors(cell_anchors, COMPONENTS[layout])
         count = len(numbers)
-        self._config = ops.Configuration(
+        self._config = Configuration.of(
             numbers,
             [] if strides is None else _arguments.stride_pairs(strides, count),
             _arguments.offset_pairs("offset", offset, count),
@@ -92,7 +94,7 @@ class AnchorGrid:
         """Every anchor of the grids.
 
         Args:
-            level_shapes: per level `(rows, columns)`, positive integers.
+            level_shapes: per level `(rows, columns)`; a grid may be without cells.
             image_shape: `(H, W)`, for strides that are None and for the arithmetic `"quotient"`.
             clip: `(H, W)` of an image to whose edges 0, W and 0, H components that move are limited.
             dtype: float32, float64, float16 or bfloat16.
@@ -186,9 +188,7 @@ class AnchorGrid:
         self, level_shapes: Sequence[Sequence[int]], *, image_shape: Sequence[int] | None = None
     ) -> list[int]:
         """The number of anchors of each level."""
-        if image_shape is None and not self._config.strides:
-            image_shape = (1, 1)  # the strides do not matter here
-        return _graphs.level_sizes(self._config, level_shapes, image_shape)
+        return ops.level_sizes(self._config, level_shapes, image_shape)
 
     def split(self, values: Tensor, level_shapes: Sequence[Sequence[int]], *, dim: int = 0) -> tuple[Tensor, ...]:
         """Per-level views, no copy, of anything that has an entry per anchor in its dimension `dim`.
@@ -197,7 +197,7 @@ class AnchorGrid:
             TypeError, ValueError: `values` is no tensor with N entries there.
         """
         try:  # cheaper than reading the shapes, which whoever made the values has done
-            counts = self._config.num_cell_anchors
+            counts = level_counts(self._config.spec)
             sizes = [rows * columns * count for (rows, columns), count in zip(level_shapes, counts, strict=True)]
         except (TypeError, ValueError):
             sizes = self.level_sizes(level_shapes)  # which says what is wrong
@@ -214,19 +214,42 @@ class AnchorGrid:
     @property
     def num_cell_anchors(self) -> list[int]:
         """How many cell anchors each level has."""
-        return list(self._config.num_cell_anchors)
+        return list(level_counts(self._config.spec))
 
     @property
     def cell_anchors(self) -> list[Tensor]:
         """Per level, its cell anchors: `(A, components)` float64 on the CPU, as given."""
-        numbers = torch.tensor(self._config.cell_anchors, dtype=torch.float64, device="cpu")
-        return list(numbers.view(-1, self._config.num_components).split(self._config.num_cell_anchors))
+        native = self._config.native
+        return [
+            torch.tensor(level, dtype=torch.float64, device="cpu").view(-1, native.num_components)
+            for level in native.cell_anchors
+        ]
+
+    def _with(self, *, arithmetic: str | None = None, level: int | None = None) -> AnchorGrid:
+        """The same cell anchors in another arithmetic, or of one level alone; the same object for the same arguments.
+
+        Raises:
+            ValueError: there is no such arithmetic or level.
+        """
+        if is_compiled():  # a new one: what is kept is no business of a graph's
+            return _of_spec(derived_spec(self._config.spec, arithmetic, constants(level)))
+        return _derived(self._config.spec, arithmetic, level)
 
     def __repr__(self) -> str:
-        numbers = self._config.strides
-        strides = None if numbers is None else list(zip(numbers[::2], numbers[1::2], strict=True))
+        native = self._config.native
         return (
-            f"AnchorGrid(num_cell_anchors={self._config.num_cell_anchors}, strides={strides}, "
-            f"offsets={self._config.offsets}, starts={self._config.starts}, "
-            f"arithmetic={self._config.arithmetic!r}, layout={self._config.layout!r})"
+            f"AnchorGrid(num_cell_anchors={native.num_cell_anchors}, strides={native.strides or None}, "
+            f"offsets={native.offsets or 0.5}, starts={native.starts or 0.0}, "
+            f"arithmetic={native.arithmetic!r}, layout={native.layout!r})"
         )
+
+
+def _of_spec(spec: str) -> AnchorGrid:
+    grid = AnchorGrid.__new__(AnchorGrid)
+    grid._config = Configuration(spec)
+    return grid
+
+
+@functools.lru_cache(maxsize=1024)
+def _derived(spec: str, arithmetic: str | None, level: int | None) -> AnchorGrid:
+    return _of_spec(derived_spec(spec, arithmetic, level))

@@ -1,160 +1,46 @@
-"""The calls behind the public ones: eager straight into the native library, in graphs by the operators."""
+"""The calls behind the public ones: arguments as the operators take them, and the operators; `generate`'s own eager
+way past torch's dispatcher."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 
-from . import _graphs
+from . import _anchor_operators  # noqa: F401  # registers them
+from ._arguments import image_shape as _read_image_shape
+from ._arguments import level_shapes as _read_level_shapes
 from ._arguments import shape_of, show
-from ._graphs import is_traced, is_watched
-from ._library import native
+from ._devices import resolve, to_device
+from ._operators import call, is_ours
+from ._recording import concrete, holds, is_compiled, is_recorded, is_symbolic, is_traced
+from ._spec import DEVICES, NAMES, Configuration, level_counts, over_image, pyramid_levels
 
 __all__ = [
-    "RESOLVED",
     "Configuration",
     "gather",
     "generate",
     "generate_many",
     "generate_points",
     "inside",
-    "is_compiled",
+    "level_shapes",
+    "level_sizes",
     "valid_flags",
 ]
 
-_DTYPES = {
-    torch.float32: native.Dtype.float32,
-    torch.float64: native.Dtype.float64,
-    torch.float16: native.Dtype.float16,
-    torch.bfloat16: native.Dtype.bfloat16,
-}
 _PAIRS = {2: torch.int32, 4: torch.int64, 8: torch.complex128}  # types of twice as many bytes as a dtype's
-_DEVICES = {"cpu": native.Device.cpu, "cuda": native.Device.cuda}
-_CPU, _NATIVE_CPU = torch.device("cpu"), native.Device.cpu
-_BUILT_WITH_CUDA = native.build_info()["cuda"] is not None
-_DEVICE_TYPES = (torch.device, type(None), str, int)
-_EXPECTED_DEVICE = 'expected a torch.device, its name such as "cuda:0" or its index, or None'
+_CPU = torch.device("cpu")
+_MAX_DEVICES = 64  # that are kept for Configuration.eager: several names per device
 
 
-class Configuration:
-    """What a user fixes once, in the native library's form and in the operators'.
-
-    Args:
-        cell_anchors: per level the components of its cell anchors, one after another.
-        strides, offsets, starts: per level a pair (y, x), or empty for the default.
-        pyramid_levels: where grids are derived from an image; else empty.
-        arithmetic, layout: as for `AnchorGrid`.
-
-    Raises:
-        ValueError: as `AnchorGrid`.
-    """
-
-    def __init__(
-        self,
-        cell_anchors: Sequence[Sequence[float]],
-        strides: Sequence[tuple[float, float]],
-        offsets: Sequence[tuple[float, float]] = (),
-        starts: Sequence[tuple[float, float]] = (),
-        pyramid_levels: Sequence[int] = (),
-        arithmetic: str = "float64",
-        layout: str = "xyxy",
-    ) -> None:
-        self.native = native.Config(cell_anchors, strides, offsets, starts, pyramid_levels, arithmetic, layout)
-        self.quick = self.native.quick
-        self.num_components: int = self.native.num_components
-        self.pyramid_levels = list(pyramid_levels)
-        self.num_cell_anchors = [len(level) // self.num_components for level in cell_anchors]
-        self.strides = _flat(strides) or None
-        self.cell_anchors = _flat(cell_anchors)
-        self.offsets = _flat(offsets) or None
-        self.starts = _flat(starts) or None
-        self.arithmetic = arithmetic
-        self.layout = layout
-
-    def numbers(self) -> tuple[Any, ...]:
-        """All that it consists of, as the operators take it.
-
-        Copies: the compiler would compare lists of a constant with those that it meets by way of an attribute.
-        """
-        strides, offsets, starts = (numbers and list(numbers) for numbers in (self.strides, self.offsets, self.starts))
-        return (
-            strides, list(self.cell_anchors), list(self.num_cell_anchors), offsets, starts, self.arithmetic,
-            self.layout, list(self.pyramid_levels),
-        )  # fmt: skip
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "quick"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.quick = self.native.quick
-
-    # To the compiler it is a constant, and another one is another graph. (By default every float in its lists would
-    # become an input of the graph.) torch 2.11 asks that such a class be registered, which these two are for.
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Configuration) and repr(self.numbers()) == repr(other.numbers()))
-
-    def __hash__(self) -> int:
-        return hash(repr(self.numbers()))
+# Arguments as the operators take them. What their numbers may be, the native library says, in a graph the operator.
 
 
-torch.utils._pytree.register_constant(Configuration)
-
-
-def _flat(lists: Iterable[Iterable[float]]) -> list[float]:
-    return [float(number) for numbers in lists for number in numbers]
-
-
-@functools.cache
-def _has_cuda() -> bool:
-    return _BUILT_WITH_CUDA and torch.cuda.is_available()
-
-
-def _require_cuda() -> None:
-    if torch.version.cuda is None:
-        missing = f"torch {torch.__version__} is a build without CUDA; install one with CUDA, then anchor_ext again"
-    elif not _BUILT_WITH_CUDA:
-        missing = (
-            "anchor_ext was built without CUDA; with a CUDA toolkit at hand, run in its source tree\n"
-            "    FORCE_CUDA=1 pip install --no-build-isolation --no-deps --force-reinstall ."
-        )
-    else:
-        missing = "torch sees no GPU (torch.cuda.is_available() is False)"
-    raise RuntimeError(f"device is cuda, but {missing}")
-
-
-def to_device(device: object) -> torch.device:
-    """A device from what users pass for one; None is CUDA where there is one, else the CPU."""
-    if device is None:
-        return torch.device("cuda") if _BUILT_WITH_CUDA and torch.cuda.is_available() else _CPU
-    if isinstance(device, torch.device):
-        return device
-    if not isinstance(device, (str, int)) or isinstance(device, bool):
-        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device is {show(device)}; {_EXPECTED_DEVICE} ({reason})") from error
-
-
-# From what users pass for a device to it, and whether it is CUDA: for Configuration.quick.
-RESOLVED: dict[Any, tuple[torch.device, bool]] = {}
-_MAX_RESOLVED = 64  # several per device
-is_compiled = torch.compiler.is_dynamo_compiling
-
-
-@functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill
-def _resolve(device: Any) -> tuple[torch.device, Any]:
-    """The device and, where there is a kernel of ours for it, its native name."""
-    device = to_device(device)
-    if device.type == "cuda" and not _has_cuda():
-        _require_cuda()
-    return device, _DEVICES.get(device.type)
+def _name_of(dtype: Any) -> str:
+    if not isinstance(dtype, torch.dtype) or dtype not in NAMES:
+        _refuse_dtype(dtype)
+    return NAMES[dtype]
 
 
 def _refuse_dtype(dtype: object) -> NoReturn:
@@ -162,20 +48,90 @@ def _refuse_dtype(dtype: object) -> NoReturn:
     raise error(f"dtype is {show(dtype)}; expected torch.float32, float64, float16 or bfloat16")
 
 
-def _resolve_checked(device: Any) -> tuple[torch.device, Any]:
-    if not isinstance(device, _DEVICE_TYPES):
-        raise TypeError(f"device is {show(device)}; {_EXPECTED_DEVICE}")
-    return _resolve(device)
+def _pair(name: str, shape: Any, expected: str) -> list[Any]:
+    """Two sides that may be symbols."""
+    good = isinstance(shape, (tuple, list)) and len(shape) == 2
+    if not good or any(isinstance(side, (bool, float, str)) for side in shape):
+        raise TypeError(f"{name} is {show(shape)}; expected {expected}")
+    return [shape[0], shape[1]]
 
 
-def _in_graph(device: Any) -> torch.device:
-    """The device of what is recorded; of a trace, one that there is: it runs as it is recorded."""
-    return _resolve_checked(device)[0] if is_traced() else to_device(device)
+def _sides(name: str, shape: Any) -> list[int]:
+    """A shape."""
+    if isinstance(shape, tuple) and len(shape) == 2 and type(shape[0]) is int and type(shape[1]) is int:
+        return [shape[0], shape[1]]  # as nearly all are
+    if not is_compiled() and not is_symbolic(shape):
+        return list(_read_image_shape(shape, name))
+    return _pair(name, shape, "two positive integers (height, width)")
+
+
+def _sides_or_none(name: str, shape: Any) -> list[int] | None:
+    return None if shape is None else _sides(name, shape)
+
+
+def _grids(shapes: Any) -> list[int]:
+    """Rows and columns, level after level."""
+    sides: list[int] = []
+    if type(shapes) in (list, tuple):
+        for shape in shapes:
+            if (
+                not isinstance(shape, tuple)
+                or len(shape) != 2
+                or type(shape[0]) is not int
+                or type(shape[1]) is not int
+            ):
+                break
+            sides += shape
+        else:
+            if sides:
+                return sides
+    if not is_compiled() and not is_symbolic(shapes):
+        return [side for shape in _read_level_shapes(shapes) for side in shape]
+    if not isinstance(shapes, (tuple, list)):
+        raise TypeError(f"level_shapes is {show(shapes)}; expected (rows, columns) per level")
+    pairs = [_pair(f"level_shapes[{i}]", shape, "two integers (rows, columns)") for i, shape in enumerate(shapes)]
+    return [side for pair in pairs for side in pair]
+
+
+def _sizes(spec: str, grids: Any, image_shape: Any) -> tuple[list[int] | None, list[int] | None]:
+    """level_shapes and image_shape."""
+    if grids is None and pyramid_levels(spec):
+        return None, _sides("image_shape", image_shape)
+    return _grids(grids), _sides_or_none("image_shape", image_shape)
+
+
+# What is known of a call without it.
+
+
+def level_shapes(config: Configuration, image_shape: Any) -> list[tuple[int, int]]:
+    """The grids that `config`'s pyramid levels have over an image."""
+    sides = _sides("image_shape", image_shape)
+    if is_compiled() or is_symbolic(image_shape):  # the native library knows no symbols
+        if not is_traced() and (holds(sides[0] < 1) or holds(sides[1] < 1)):
+            raise ValueError(f"image_shape is ({sides[0]}, {sides[1]}); expected a height and a width in 1..2**31 - 1")
+        return over_image(pyramid_levels(config.spec), sides)
+    return config.native.level_shapes(None, sides)  # type: ignore[no-any-return]
+
+
+def level_sizes(config: Configuration, grids: Any, image_shape: Any) -> list[int]:
+    """The number of anchors of each level."""
+    counts = level_counts(config.spec)
+    if grids is None:
+        shapes = level_shapes(config, image_shape)
+    else:
+        sides = _grids(grids)
+        shapes = list(zip(sides[::2], sides[1::2], strict=True))
+    if len(shapes) != len(counts):
+        raise ValueError(f"level_shapes has {len(shapes)} levels; expected {len(counts)}")
+    return [rows * columns * count for (rows, columns), count in zip(shapes, counts, strict=True)]
+
+
+# The calls.
 
 
 def generate(
     config: Configuration,
-    level_shapes: Any,
+    grids: Any,
     image_shape: Any,
     clip: Any,
     batched: bool,
@@ -184,66 +140,51 @@ def generate(
     out: torch.Tensor | None,
 ) -> torch.Tensor:
     """The call behind `generate`, `Anchors` and `AnchorGrid`; `batched` puts a dimension of 1 before the others."""
-    if not is_compiled():
-        boxes: torch.Tensor | None = config.quick(
-            level_shapes, image_shape, clip, batched, dtype, device, RESOLVED, out
-        )
-        if boxes is not None:
-            return boxes
-    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
-        _refuse_dtype(dtype)
+    recorded = is_recorded()
+    if out is None and not recorded:
+        made: torch.Tensor | None = config.eager(grids, image_shape, clip, batched, dtype, device)
+        if made is not None:
+            return made
+    name = _name_of(dtype)
     if out is not None:
-        return _generate_out(config, level_shapes, image_shape, clip, batched, dtype, device, out)
-    if is_watched() or is_traced():
-        if is_traced():  # raises what an eager call would
-            config.native.num_anchors(*map(_graphs.concrete, (level_shapes, image_shape, clip)))
-        boxes = _graphs.generate(config, level_shapes, image_shape, clip, dtype, _in_graph(device))
-        return boxes.unsqueeze(0) if batched else boxes
-    given = device
-    device, native_device = _resolve_checked(given)
-    if native_device is not None:
-        if len(RESOLVED) < _MAX_RESOLVED:
-            RESOLVED.setdefault(given, (device, native_device is not _NATIVE_CPU))  # for the quick way, the next time
-        return config.native.generate(  # type: ignore[no-any-return]
-            level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], device, native_device
-        )
-    shape = _shape(config, level_shapes, image_shape, clip, batched)
-    if device.type == "meta":
-        return torch.empty(shape, dtype=dtype, device=device)
-    # No kernel of ours for this device: computed here, and copied.
-    on_cpu: torch.Tensor = config.native.generate(
-        level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU
+        return _generate_out(config, grids, image_shape, clip, batched, dtype, device, out)
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    limits = _sides_or_none("clip", clip)
+    if is_traced():  # raises what an eager call would
+        config.native.num_anchors(*map(concrete, (level_shapes, sides, limits)))
+    place = resolve(device)
+    if not recorded and is_ours(place) and place.type != "meta" and len(DEVICES) < _MAX_DEVICES:
+        DEVICES.setdefault(device, (place, place.type == "cuda"))
+    boxes: torch.Tensor = call(
+        "generate", level_shapes, config.spec, dtype=name, device=place, image_shape=sides, clip=limits
     )
-    return on_cpu.to(device)
+    return boxes.unsqueeze(0) if batched else boxes
 
 
 def generate_many(config: Configuration, image_shapes: Any, dtype: torch.dtype, device: Any) -> list[torch.Tensor]:
-    """The call behind `generate_many`: views of one tensor; in a graph an operator per image."""
+    """The call behind `generate_many`: views of one tensor; in a trace an operator per image."""
     if isinstance(image_shapes, (str, bytes)) or not isinstance(image_shapes, Sequence):
         raise TypeError(f"image_shapes is {show(image_shapes)}; expected a list of (height, width)")
-    if is_compiled() or is_watched() or is_traced():
-        return [generate(config, None, shape, None, True, dtype, device, None) for shape in image_shapes]
-    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
-        _refuse_dtype(dtype)
-    device, native_device = _resolve_checked(device)
+    name, place = _name_of(dtype), resolve(device)
     if not image_shapes:
         return []
-    if device.type == "meta":
+    if is_traced():  # where the sizes of views would not change with the image
         return [generate(config, None, shape, None, True, dtype, device, None) for shape in image_shapes]
-    place = (device, native_device) if native_device is not None else (_CPU, _NATIVE_CPU)
-    boxes, counts = config.native.generate_many(list(image_shapes), dtype, _DTYPES[dtype], *place)
-    return list(torch.split(boxes.to(device), counts, dim=1))
+    shapes = [_sides(f"image_shapes[{i}]", shape) for i, shape in enumerate(image_shapes)]
+    boxes = call("generate_many", [side for shape in shapes for side in shape], config.spec, dtype=name, device=place)
+    counts = [sum(level_sizes(config, None, shape)) for shape in shapes]
+    return list(torch.split(boxes.unsqueeze(0), counts, dim=1))
 
 
 def generate_points(
-    config: Configuration, level_shapes: Any, dtype: torch.dtype, device: torch.device
+    config: Configuration, grids: Any, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a layout point_stride with one cell anchor per cell: points (N, 2) and strides (N, 1).
 
     Two contiguous tensors of an eager call on the CPU; else views of one, which is one launch or one operator.
     """
-    anchors = generate(config, level_shapes, None, None, False, dtype, device, None)
-    if device != _CPU or is_watched() or is_traced():
+    anchors = generate(config, grids, None, None, False, dtype, device, None)
+    if is_recorded() or device != _CPU:
         return anchors[:, :2], anchors[:, 2:3]
     pairs = anchors.view(_PAIRS[dtype.itemsize])[:, :1]  # torch copies them as one number four times faster than as two
     points, strides = (view.clone(memory_format=torch.contiguous_format) for view in (pairs, anchors[:, 2:3]))
@@ -251,71 +192,50 @@ def generate_points(
 
 
 def gather(
-    config: Configuration, index: torch.Tensor, level_shapes: Any, image_shape: Any, clip: Any, dtype: torch.dtype
+    config: Configuration, index: torch.Tensor, grids: Any, image_shape: Any, clip: Any, dtype: torch.dtype
 ) -> torch.Tensor:
     """The anchors at flat indices [...], int64 or int32, modulo their number: [..., components]."""
-    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
-        _refuse_dtype(dtype)
+    name = _name_of(dtype)
     if index.layout is not torch.strided or index.is_nested:
         raise ValueError(f"index has layout {index.layout} and shape {shape_of(index)}; expected a dense tensor")
     if not index.is_contiguous():
         index = index.contiguous()
-    if is_watched() or is_traced() or type(index) is not torch.Tensor:
-        return _graphs.gather(config, index, level_shapes, image_shape, clip, dtype)
-    device, native_device = _resolve(index.device)
-    if native_device is not None:
-        shape = tuple(index.shape)
-        memory = 0 if 0 in shape else _memory("index", index)
-        return config.native.gather(  # type: ignore[no-any-return]
-            level_shapes, image_shape, clip, memory, index.element_size(), shape, dtype, _DTYPES[dtype], device,
-            native_device,
-        )  # fmt: skip
-    config.native.num_anchors(level_shapes, image_shape, clip)
-    if device.type == "meta":
-        return torch.empty((*index.shape, config.num_components), dtype=dtype, device=device)
-    return gather(config, index.cpu(), level_shapes, image_shape, clip, dtype).to(device)
+    if not is_recorded() and type(index) is torch.Tensor and index.device.type != "meta" and index.numel() > 0:
+        _memory("index", index)
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    keywords = {"dtype": name, "image_shape": sides, "clip": _sides_or_none("clip", clip)}
+    return call(  # type: ignore[no-any-return]
+        "gather", index, level_shapes, config.spec, device=index.device, takes_device=False, **keywords
+    )
 
 
 def inside(
-    config: Configuration, level_shapes: Any, image_shape: Any, border: float, dtype: torch.dtype, device: Any
+    config: Configuration, grids: Any, image_shape: Any, border: float, dtype: torch.dtype, device: Any
 ) -> torch.Tensor:
     """[N] bool: whether each anchor of the dtype lies in the image."""
-    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
-        _refuse_dtype(dtype)
-    if is_watched() or is_traced():
-        return _graphs.inside(config, level_shapes, image_shape, border, dtype, _in_graph(device))
-    return _flags(config, config.native.inside, level_shapes, (image_shape, border, _DTYPES[dtype]), device)
+    name = _name_of(dtype)
+    level_shapes, _ = _sizes(config.spec, grids, image_shape)
+    sides = _sides("image_shape", image_shape)
+    return call(  # type: ignore[no-any-return]
+        "inside", level_shapes, config.spec, sides, border, dtype=name, device=resolve(device)
+    )
 
 
-def valid_flags(
-    config: Configuration, level_shapes: Any, image_shape: Any, padded_shape: Any, device: Any
-) -> torch.Tensor:
+def valid_flags(config: Configuration, grids: Any, image_shape: Any, padded_shape: Any, device: Any) -> torch.Tensor:
     """[N] bool: whether each anchor's cell lies on the padded image."""
-    if is_watched() or is_traced():
-        return _graphs.valid_flags(config, level_shapes, image_shape, padded_shape, _in_graph(device))
-    return _flags(config, config.native.valid_flags, level_shapes, (image_shape, padded_shape), device)
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    padded = _sides("padded_shape", padded_shape)
+    return call(  # type: ignore[no-any-return]
+        "valid_flags", level_shapes, config.spec, padded, device=resolve(device), image_shape=sides
+    )
 
 
-def _flags(
-    config: Configuration, native: Callable[..., torch.Tensor], level_shapes: Any, others: tuple[Any, ...], device: Any
-) -> torch.Tensor:
-    device, native_device = _resolve_checked(device)
-    if native_device is not None:
-        return native(level_shapes, *others, device, native_device)
-    if device.type == "meta":
-        native([(1, 1)] * len(config.num_cell_anchors), *others, _CPU, _NATIVE_CPU)  # raises what the others would
-        return torch.empty(config.native.num_anchors(level_shapes, others[0], None), dtype=torch.bool, device=device)
-    return native(level_shapes, *others, _CPU, _NATIVE_CPU).to(device)
-
-
-def _shape(config: Configuration, level_shapes: Any, image_shape: Any, clip: Any, batched: bool) -> tuple[int, ...]:
-    shape = (config.native.num_anchors(level_shapes, image_shape, clip), config.num_components)
-    return (1, *shape) if batched else shape
+# Writing into a tensor of the caller's.
 
 
 def _generate_out(
     config: Configuration,
-    level_shapes: Any,
+    grids: Any,
     image_shape: Any,
     clip: Any,
     batched: bool,
@@ -336,25 +256,22 @@ def _generate_out(
         raise ValueError("out requires grad; expected a tensor that does not")
     if out.layout is not torch.strided or out.is_nested or not out.is_contiguous():
         raise ValueError(f"out has layout {out.layout} and shape {shape_of(out)}; expected a contiguous tensor")
-    if type(out) is not torch.Tensor or is_watched() or is_traced():
-        boxes = generate(config, level_shapes, image_shape, clip, batched, dtype, place, None)
+    if type(out) is not torch.Tensor or is_recorded() or not is_ours(place):
+        made_on = place if is_ours(place) else _CPU
+        boxes = generate(config, grids, image_shape, clip, batched, dtype, made_on, None)
         if out.shape != boxes.shape:
             raise ValueError(f"out has shape {shape_of(out)}; expected {shape_of(boxes)}")
         return out.copy_(boxes)
 
-    shape = _shape(config, level_shapes, image_shape, clip, batched)
+    sizes = (*_sizes(config.spec, grids, image_shape), _sides_or_none("clip", clip))
+    shape = (*(1,) * batched, config.native.num_anchors(*sizes), config.native.num_components)
     if out.shape != shape:
         raise ValueError(f"out has shape {shape_of(out)}; expected {shape}")
-    _, native_device = _resolve(place)
-    if native_device is not None:
-        memory = _memory("out", out)
-        config.native.fill(level_shapes, image_shape, clip, memory, _DTYPES[dtype], native_device, out.get_device())
+    if place.type != "meta" and out.numel() > 0:
+        resolve(place)
+        config.native.fill(*sizes, NAMES[dtype], _memory("out", out), place.type == "cuda", out.get_device())
         if not out.is_inference():
             torch.autograd.graph.increment_version(out)  # the memory changed behind autograd's back
-    elif place.type != "meta":
-        out.copy_(
-            config.native.generate(level_shapes, image_shape, clip, batched, dtype, _DTYPES[dtype], _CPU, _NATIVE_CPU)
-        )
     return out
 
 

@@ -21,7 +21,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$OUT
 failed=0
 step "the cases that tests/ptx executes on the CPU, on the device"
 nvcc -std=c++17 -O2 -fmad=false -arch=native -Xcompiler=-ffp-contract=off,-fopenmp -DANCHOR_EXT_DEVICE -Icsrc -Itests/ptx \
-  -o "$site/cases" tests/ptx/main.cpp tests/ptx/*_cases.cpp csrc/core/*.cpp csrc/*/*_cpu.cpp csrc/*/*_cuda.cu
+  -o "$site/cases" tests/ptx/main.cpp tests/ptx/*_cases.cpp $(ls csrc/*/*.cpp | grep -v -e /op.cpp -e csrc/torch/ -e csrc/python/) csrc/*/*_cuda.cu
 "$site/cases" 2>&1 | tee "$OUT/cases.log" || failed=1
 
 step "suite"

@@ -29,7 +29,7 @@ CASES = [
     (dict(image_shape=torch.tensor([True, True])), TypeError, r"image_shape\[0\] is tensor"),
     (dict(image_shape=(0, 832)), ValueError, r"image_shape is \(0, 832\)"),
     (dict(image_shape=(640, -1)), ValueError, r"image_shape is \(640, -1\)"),
-    (dict(image_shape=[640, -1]), ValueError, r"image_shape is \[640, -1\]"),
+    (dict(image_shape=[640, -1]), ValueError, r"image_shape is \(640, -1\)"),
     (dict(image_shape=(2**40, 1)), ValueError, r"image_shape is \(1099511627776, 1\); expected .*2\*\*31 - 1"),
     (dict(image_shape=(1, 2**70)), ValueError, "image_shape is .1, 1180591620717411303424"),
     (dict(image_shape=(2**31 - 1, 2**31 - 1), pyramid_levels=[0]), ValueError, r"at most 2\*\*58 - 1 anchors"),

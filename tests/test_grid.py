@@ -267,22 +267,21 @@ def test_opcheck(device, rng):
     operators = torch.ops.anchor_ext
     for dtype in ["float32", "float64", "float16", "bfloat16"] * 3:
         arguments = random_grid(rng, most=60)
-        config = grid_of(arguments)._config
+        spec = grid_of(arguments)._config.spec
         grids = [side for shape in arguments["level_shapes"] for side in shape]
         image, clip = list(arguments["image_shape"]), arguments["clip"] and list(arguments["clip"])
-        common = (grids, config.strides, config.cell_anchors, config.num_cell_anchors)
-        keywords = {"offsets": config.offsets, "starts": config.starts, "arithmetic": config.arithmetic}
-        keywords = {**keywords, "layout": config.layout, "dtype": dtype}
+        common, keywords = (grids, spec), {"dtype": dtype}
         generated = {**keywords, "image_shape": image, "clip": clip}
         torch.library.opcheck(operators.generate.default, common, {**generated, "device": device})
         for index in (torch.tensor([[0, -1, 3]], device=device), torch.empty(2, 0, dtype=torch.int32, device=device)):
             torch.library.opcheck(operators.gather.default, (index, *common), generated)
         torch.library.opcheck(operators.inside.default, (*common, image, 2.5), {**keywords, "device": device})
         torch.library.opcheck(
-            operators.valid_flags.default,
-            (grids, config.strides, config.num_cell_anchors, [40, 50]),
-            {"device": device, "image_shape": image, "arithmetic": config.arithmetic},
+            operators.valid_flags.default, (*common, [40, 50]), {"device": device, "image_shape": image}
         )
+
+
+SPEC = "anchors/1;strides=8,8;cell_anchors=0,0,1,1"
 
 
 @pytest.mark.parametrize("device", ["meta", "fake"])
@@ -295,8 +294,8 @@ def test_meta_and_fake_tensors_are_like_real_ones(device, rng):
             index = torch.zeros(2, 3, dtype=torch.int64, device=device)
             none = torch.zeros(2, 0, dtype=torch.int64, device=device)
             return [
-                torch.ops.anchor_ext.gather(none, [1, 1], [8.0, 8.0], [0.0, 0.0, 1.0, 1.0], [1], dtype="float32"),
-                torch.ops.anchor_ext.gather(index.t(), [1, 1], [8.0, 8.0], [0.0] * 4, [1], dtype="float32"),
+                torch.ops.anchor_ext.gather(none, [1, 1], SPEC, dtype="float32"),
+                torch.ops.anchor_ext.gather(index.t(), [1, 1], SPEC, dtype="float32"),
                 grid(shapes, image_shape=image, dtype=dtype, device=device),
                 grid.at(index, shapes, image_shape=image, dtype=dtype),
                 grid.inside(shapes, image, dtype=dtype, device=device),
@@ -359,7 +358,7 @@ def test_bad_configuration(arguments, error, message):
 
 BAD_CALLS = [
     (lambda g: g([(5, 7)], device="cpu"), ValueError, "level_shapes has 1 levels; expected 2"),
-    (lambda g: g([(5, 0), (3, 4)], device="cpu"), ValueError, r"level_shapes\[0\] is \(5, 0\)"),
+    (lambda g: g([(5, -1), (3, 4)], device="cpu"), ValueError, r"level_shapes\[0\] is \(5, -1\)"),
     (lambda g: g([(5, 7), (3, 4.5)], device="cpu"), TypeError, r"level_shapes\[1\]\[1\] is 4.5"),
     (lambda g: g(None, device="cpu"), TypeError, "image_shape|level_shapes"),
     (lambda g: g(SHAPES, clip=(0, 5), device="cpu"), ValueError, r"clip is \(0, 5\)"),

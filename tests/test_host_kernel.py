@@ -22,7 +22,13 @@ def program(tmp_path_factory):
     binary = tmp_path_factory.mktemp("host_kernel") / "host_kernel"
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES"]
     folders = [f"-I{ROOT / 'tests' / 'host_kernel'}", f"-I{ROOT / 'csrc'}"]
-    names = ("anchors/anchors_cuda.cu", "anchors/anchors_cpu.cpp", "core/config.cpp")
+    names = (
+        "anchors/anchors_cuda.cu",
+        "anchors/anchors_cpu.cpp",
+        "anchors/predicate.cpp",
+        "core/spec.cpp",
+        "core/spec_text.cpp",
+    )
     sources = [ROOT / "csrc" / name for name in names]
     build = [
         CXX,

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from anchor_ext import _graphs
+from anchor_ext import _recording
 
 
 def test_the_compiler_is_not_imported():
@@ -24,5 +24,5 @@ def test_the_compiler_is_told_as_it_expects():
     def by_anchor_ext() -> None: ...
 
     torch.compiler.assume_constant_result(by_torch)
-    _graphs.constant_to_the_compiler(by_anchor_ext)
+    _recording.constant_to_the_compiler(by_anchor_ext)
     assert vars(by_anchor_ext) == vars(by_torch)

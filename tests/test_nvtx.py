@@ -20,7 +20,7 @@ anchor_ext.generate((64, 64), device="cpu", out=boxes)
 print("module", flush=True)
 anchor_ext.Anchors()(torch.zeros(1, 3, 64, 64))
 print("operator", flush=True)
-torch.ops.anchor_ext.generate([1, 1], [1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [1], dtype="float32", device="cpu")
+torch.ops.anchor_ext.generate([1, 1], "anchors/1;strides=1,1;cell_anchors=0,0,1,1", dtype="float32", device="cpu")
 """
 
 

@@ -22,12 +22,27 @@ def name_of(dtype):
     return str(dtype).removeprefix("torch.")
 
 
-def operands(shape=SHAPE):
+def text(number):
+    return str(int(number)) if number == int(number) else float(number).hex()
+
+
+def parts():
+    """What the spec says of RetinaNet's anchors, key by key."""
     levels = reference.LEVELS
-    level_shapes = [-(-side // 2**level) for level in levels for side in shape]
     cells = [reference.cell_anchors([2 ** (level + 2)], reference.RATIOS, reference.SCALES) for level in levels]
-    strides = [float(2**level) for level in levels for _ in range(2)]
-    return level_shapes, strides, [float(x) for cell in cells for x in cell.ravel()], [9] * 5
+    return {
+        "levels": " ".join(map(str, levels)),
+        "strides": " ".join(f"{2**level},{2**level}" for level in levels),
+        "cell_anchors": "|".join(" ".join(",".join(map(text, box)) for box in level) for level in cells),
+    }
+
+
+def spec_of(entries):
+    return ";".join(["anchors/1", *(f"{key}={value}" for key, value in entries.items())])
+
+
+def operands(shape=SHAPE):
+    return [-(-side // 2**level) for level in reference.LEVELS for side in shape], spec_of(parts())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,10 +56,14 @@ def test_equals_the_eager_call(dtype, device):
 def test_opcheck(dtype, device):
     keywords = {"dtype": name_of(dtype), "device": device}
     torch.library.opcheck(torch.ops.anchor_ext.generate.default, operands(), keywords)
-    torch.library.opcheck(torch.ops.anchor_ext.generate.default, ([3, 4], [5.5, 7.0], [0.0, 1, 2, 3], [1]), keywords)
+    small = "anchors/1;strides=5.5,7;cell_anchors=0,1,2,3"
+    torch.library.opcheck(torch.ops.anchor_ext.generate.default, ([3, 4], small), keywords)
+    levels = {**keywords, "image_shape": list(SHAPE)}
+    torch.library.opcheck(torch.ops.anchor_ext.generate.default, (None, operands()[1]), levels)
+    torch.library.opcheck(torch.ops.anchor_ext.generate_many.default, ([*SHAPE, 64, 33], operands()[1]), keywords)
 
 
-@pytest.mark.parametrize("name", ["generate", "gather", "inside", "valid_flags"])
+@pytest.mark.parametrize("name", ["generate", "generate_many", "gather", "inside", "valid_flags"])
 def test_schema_is_the_documented_one(name):
     schema = str(getattr(torch.ops.anchor_ext, name).default._schema)
     documented = (ROOT / "docs/operators.md").read_text().splitlines()
@@ -56,33 +75,62 @@ def test_meta():
     assert boxes.is_meta and boxes.shape == (len(EXPECTED), 4) and boxes.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("level_shapes", [[1, 2], [1, 2, 3], [-1, 1] * 5, [2**31, 1] * 5, [2**31 - 1] * 10])
+def test_bad_level_shapes(level_shapes):
+    message = {
+        2: "level_shapes has 1 levels; expected 5",
+        3: "level_shapes: expected two numbers",
+        10: r"level_shapes\[0\] is \((-1|2147483648), 1\)|expected at most 2.*58 - 1 anchors",
+    }[len(level_shapes)]
+    with pytest.raises(ValueError, match=message):
+        torch.ops.anchor_ext.generate(level_shapes, operands()[1], dtype="float32", device="cpu")
+
+
 @pytest.mark.parametrize(
-    ("position", "value", "message"),
+    ("key", "value", "message"),
     [
-        (0, [1, 2], "level_shapes has 1 levels; expected 5"),
-        (0, [1, 2, 3], "level_shapes: expected two numbers"),
-        (1, [1.0], "strides: expected two numbers"),
-        (1, [1.0, 2.0], "strides has 1 levels; expected 5"),
-        (0, [0, 1] * 5, r"level_shapes\[0\] is \(0, 1\)"),
-        (0, [2**31, 1] * 5, r"level_shapes\[0\] is"),
-        (0, [2**31 - 1] * 10, "expected at most 2.*58 - 1 anchors"),
-        (1, [0.0] * 10, r"strides\[0\] is \(0, 0\)"),
-        (1, [float("nan")] * 10, r"strides\[0\] is \(nan, nan\)"),
-        (1, [float("inf"), 1.0] * 5, r"strides\[0\] is \(inf, 1\)"),
-        (1, [1.0, float("inf")] * 5, r"strides\[0\] is \(1, inf\)"),
-        (2, [1.0] * 179, "cell_anchors: expected 4 numbers"),
-        (2, [1.0] * 184, "cell_anchors: expected 4 numbers"),
-        (2, [float("inf")] * 180, r"cell_anchors\[0\]\[0\]\[0\] is inf"),
-        (3, [9, 9, 9, 9, 0], "cell_anchors"),
-        (3, [-1] * 5, "cell_anchors"),
-        (3, [], "cell_anchors: expected 4 numbers"),
+        ("strides", "1", "strides has '1' at character 35; expected two numbers"),
+        ("strides", "1,2", "strides has 1 levels; expected 5"),
+        ("strides", " ".join(["0,0"] * 5), r"strides\[0\] is \(0, 0\)"),
+        ("strides", " ".join(["nan,nan"] * 5), r"strides\[0\] is \(nan, nan\)"),
+        ("strides", " ".join(["inf,1"] * 5), r"strides\[0\] is \(inf, 1\)"),
+        ("strides", " ".join(["1,inf"] * 5), r"strides\[0\] is \(1, inf\)"),
+        ("strides", " ".join(["1,--1"] * 5), "strides has '--1' at character 37; expected a number"),
+        ("strides", "1,0x", "strides has '0x'"),
+        ("strides", "1,1e999", "strides has '1e999'.*; expected a number that float64 holds"),
+        ("strides", "1,", "strides has ''"),
+        ("cell_anchors", "1,2,3", r"cell_anchors\[0\] has '1,2,3' at character .*; expected 4 numbers"),
+        ("cell_anchors", "", r"cell_anchors\[0\] has ''"),
+        ("cell_anchors", "|".join(["1,2,3,4"] * 4), "levels; expected"),
+        ("cell_anchors", "|".join(["1,2,inf,4"] * 5), r"cell_anchors\[0\]\[0\]\[2\] is inf"),
+        ("cell_anchors", "|".join([" ".join(["1,2,3,4"] * 103)] * 5), "515 cell anchors over all levels"),
+        ("levels", "3 4 5 6 31", r"pyramid_levels\[4\] is 31; expected an integer in 0..30"),
+        ("levels", "3 4 5 6 6", r"pyramid_levels is \[3, 4, 5, 6, 6\]; expected distinct"),
+        ("levels", "3 4 5 6", "pyramid_levels has 4 levels; expected 5"),
+        ("levels", "3  4", "levels has ''"),
+        ("levels", "3.0", "levels has '3.0'"),
+        ("layout", "xywh", "layout is 'xywh'"),
+        ("arithmetic", "int8", "arithmetic is 'int8'"),
+        ("offset", "1", "spec has the key 'offset=1' at character .*; expected one of layout, arithmetic"),
+        ("strides=1,1;strides", "1,1", "spec has the key 'strides=1,1' at character .* again"),
+        ("x;y", "1", "spec has 'x' at character .*; expected key=value"),
     ],
 )
-def test_bad_operands(position, value, message):
-    arguments = list(operands())
-    arguments[position] = value
-    with pytest.raises(ValueError, match=message):
-        torch.ops.anchor_ext.generate(*arguments, dtype="float32", device="cpu")
+def test_bad_specs(key, value, message):
+    entries = {**parts(), key: value}
+    if key.startswith("strides="):
+        del entries["strides"]
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError, match=message):
+            torch.ops.anchor_ext.generate(operands()[0], spec_of(entries), dtype="float32", device=device)
+
+
+@pytest.mark.parametrize("start", ["", "anchors/2;", "anchors/1 ;", "Anchors/1;", "anchors;"])
+def test_other_versions_are_refused(start):
+    with pytest.raises(ValueError, match=r"spec begins with .*expected anchors/1"):
+        torch.ops.anchor_ext.generate([1, 1], start + "cell_anchors=0,0,1,1", dtype="float32", device="cpu")
+    with pytest.raises(ValueError, match="spec has no key cell_anchors"):
+        torch.ops.anchor_ext.generate([1, 1], "anchors/1", dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -9,17 +9,24 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._recording import constant_to_the_compiler, constants
+from .._spec import Configuration
 from ._common import CompatError, check_levels, check_numbers, name_of, show, to_float
 
 __all__ = ["make_anchors"]
 
 
 @functools.lru_cache(maxsize=64)  # plain numbers, no tensor
-def _configuration(strides: tuple[float, ...], offset: float, arithmetic: str) -> ops.Configuration:
+def _configuration(strides: tuple[float, ...], offset: float, arithmetic: str) -> Configuration:
     check_numbers("strides", strides, positive=False)
     points = [(0.0, 0.0, stride, stride) for stride in strides]
     ones, offsets = [(1.0, 1.0)] * len(strides), [(offset, offset)] * len(strides)
-    return ops.Configuration(points, ones, offsets, arithmetic=arithmetic, layout="point_stride")
+    return Configuration.of(points, ones, offsets, arithmetic=arithmetic, layout="point_stride")
+
+
+@constant_to_the_compiler
+def _spec(strides: Sequence[float], offset: float, arithmetic: str) -> str:
+    return _configuration(tuple(strides), offset, arithmetic).spec
 
 
 def make_anchors(
@@ -69,21 +76,11 @@ def make_anchors(
         ]
     )
     offset = to_float("grid_cell_offset", grid_cell_offset)
-    if torch.compiler.is_compiling():  # no configuration can be made in a graph; the operator takes plain lists
-        anchors = torch.ops.anchor_ext.generate.default(
-            [side for grid in grids for side in grid],
-            [1.0, 1.0] * len(grids),
-            [component for stride in levels for component in (0.0, 0.0, stride, stride)],
-            [1] * len(grids),
-            dtype=name_of(dtype),
-            device=first.device,
-            offsets=[offset, offset] * len(grids),
-            arithmetic=arithmetic,
-            layout="point_stride",
-        )
-        points, column = anchors[:, :2], anchors[:, 2:3]
+    if torch.compiler.is_dynamo_compiling():
+        config = Configuration(_spec(constants(levels), constants(offset), arithmetic))
     else:
-        points, column = ops.generate_points(_configuration(levels, offset, arithmetic), grids, dtype, first.device)
+        config = _configuration(levels, offset, arithmetic)
+    points, column = ops.generate_points(config, grids, dtype, first.device)
     if whole:  # what torch makes of such a tensor and an offset
         return points.to(given) if isinstance(grid_cell_offset, int) else points, column.to(given)
     return points, column

@@ -29,7 +29,8 @@ void gather_cuda(const Pyramid& pyramid, const Indices& indices, std::int64_t co
                  void* stream);
 
 // Every anchor's answer into `out` [num_anchors].
-void flags_cpu(const Pyramid& pyramid, const Question& question, bool* out, std::int64_t begin, std::int64_t end);
-void flags_cuda(const Pyramid& pyramid, const Question& question, bool* out, int device, void* stream);
+void flags_cpu(const Pyramid& pyramid, const AnchorPredicate& predicate, bool* out, std::int64_t begin,
+               std::int64_t end);
+void flags_cuda(const Pyramid& pyramid, const AnchorPredicate& predicate, bool* out, int device, void* stream);
 
 }  // namespace anchor_ext

@@ -211,26 +211,26 @@ struct Anchors {
 
 struct Flags {
   const Pyramid& pyramid;
-  const Question& question;
+  const AnchorPredicate& predicate;
   const std::int64_t bytes = sizeof(bool);
   Scratch& memory = scratch();
 
   void table(const Level& level, bool of_rows, std::int64_t begin, std::int64_t end, unsigned char* out) const {
-    const auto& valid = question.valid[&level - pyramid.levels];
-    const std::int64_t behind = of_rows ? valid.rows : valid.columns;
+    const auto& valid = predicate.valid[&level - pyramid.levels];
+    const std::int64_t valid_end = of_rows ? valid.rows : valid.columns;
     const std::uint8_t axis = of_rows ? pyramid.layout.along_y : pyramid.layout.along_x;
     for (std::int64_t cell = begin; cell < end; ++cell, out += level.num_cell_anchors) {
-      if (!question.of_components || cell >= behind) {
-        std::fill_n(out, level.num_cell_anchors, cell < behind);
+      if (!predicate.of_components || cell >= valid_end) {
+        std::fill_n(out, level.num_cell_anchors, cell < valid_end);
         continue;
       }
       const double at = centre<false>(pyramid.arithmetic, of_rows ? level.y : level.x, cell);
       for (std::int32_t a = 0; a < level.num_cell_anchors; ++a)
-        out[a] = is_within(pyramid, question, cell_anchor_at(pyramid, level, a), axis, at);
+        out[a] = is_within(pyramid, predicate, cell_anchor_at(pyramid, level, a), axis, at);
     }
   }
   static void combine(const Run& run) { both(run); }
-  void one(std::int64_t flat, unsigned char* out) const { *out = flag_at(pyramid, question, flat); }
+  void one(std::int64_t flat, unsigned char* out) const { *out = flag_at(pyramid, predicate, flat); }
 };
 
 // out[i] = cell[i % bytes] for i < length, which is no less than bytes.
@@ -250,9 +250,9 @@ void write_cells(const Content& content, const Level& level, std::int64_t begin,
   const std::int64_t most = std::max(kTileBytes / cell, std::int64_t{1});
 
   const std::int64_t first_row = divide(begin, level.by_columns), last_row = divide(end - 1, level.by_columns);
-  const std::int64_t first_column = begin - first_row * columns, behind_column = end - last_row * columns;
+  const std::int64_t first_column = begin - first_row * columns, end_column = end - last_row * columns;
   const bool one_row = first_row == last_row;
-  const std::int64_t leftmost = one_row ? first_column : 0, rightmost = one_row ? behind_column : columns;
+  const std::int64_t leftmost = one_row ? first_column : 0, rightmost = one_row ? end_column : columns;
   for (std::int64_t left = leftmost; left < rightmost; left += most) {
     const std::int64_t right = std::min(left + most, rightmost);
     content.table(level, false, left, right, memory.columns);
@@ -260,9 +260,8 @@ void write_cells(const Content& content, const Level& level, std::int64_t begin,
       const std::int64_t of_table = (row - first_row) % most;
       if (of_table == 0) content.table(level, true, row, std::min(row + most, last_row + 1), memory.rows);
       const std::int64_t from = row == first_row ? std::max(left, first_column) : left;
-      const std::int64_t to = row == last_row ? std::min(right, behind_column) : right;
-      const bool next_is_alike =
-          from == left && (row + 1 < last_row || (row + 1 == last_row && right <= behind_column));
+      const std::int64_t to = row == last_row ? std::min(right, end_column) : right;
+      const bool next_is_alike = from == left && (row + 1 < last_row || (row + 1 == last_row && right <= end_column));
       together = next_is_alike && of_table + 1 < most ? 2 : 1;
       if (from >= to) continue;  // the range begins behind these columns, or ends before them
       unsigned char* const first = out + (row * columns + from) * cell;
@@ -290,8 +289,8 @@ void write_range(const Content& content, void* memory, std::int64_t begin, std::
     if (first >= last) continue;
     const std::int64_t first_cell = divide(first - level.begin + cell_anchors - 1, level.by_cell_anchors);
     const std::int64_t last_cell = std::max(divide(last - level.begin, level.by_cell_anchors), first_cell);
-    const auto singly = [&](std::int64_t flat, std::int64_t behind) {  // of a cell that the range begins or ends in
-      for (; flat < behind; ++flat) content.one(flat, out + flat * content.bytes);
+    const auto singly = [&](std::int64_t flat, std::int64_t end) {  // of a cell that the range begins or ends in
+      for (; flat < end; ++flat) content.one(flat, out + flat * content.bytes);
     };
     singly(first, std::min(level.begin + first_cell * cell_anchors, last));
     if (first_cell < last_cell) write_cells(content, level, first_cell, last_cell, out + level.begin * content.bytes);
@@ -347,8 +346,9 @@ void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, voi
   }
 }
 
-void flags_cpu(const Pyramid& pyramid, const Question& question, bool* out, std::int64_t begin, std::int64_t end) {
-  write_range(Flags{pyramid, question}, out, begin, end);
+void flags_cpu(const Pyramid& pyramid, const AnchorPredicate& predicate, bool* out, std::int64_t begin,
+               std::int64_t end) {
+  write_range(Flags{pyramid, predicate}, out, begin, end);
 }
 
 }  // namespace anchor_ext

@@ -154,9 +154,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    flags_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Question question, bool* out) {
+    flags_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ AnchorPredicate predicate, bool* out) {
   const std::int64_t i = thread_index();
-  if (i < pyramid.num_anchors) out[i] = flag_at(pyramid, question, i);
+  if (i < pyramid.num_anchors) out[i] = flag_at(pyramid, predicate, i);
 }
 
 void check(cudaError_t error, const char* what) {
@@ -263,8 +263,8 @@ void generate_many_cuda(const Pyramid& pyramid, const Batch& batch, Dtype dtype,
   });
 }
 
-void flags_cuda(const Pyramid& pyramid, const Question& question, bool* out, int device, void* stream) {
-  launch(flags_kernel, blocks_of(pyramid.num_anchors), device, stream, "the launch of flags", pyramid, question, out);
+void flags_cuda(const Pyramid& pyramid, const AnchorPredicate& predicate, bool* out, int device, void* stream) {
+  launch(flags_kernel, blocks_of(pyramid.num_anchors), device, stream, "the launch of flags", pyramid, predicate, out);
 }
 
 }  // namespace anchor_ext

@@ -25,12 +25,12 @@ static_assert(sizeof(Pyramid) + sizeof(Batch) + 128 <= 32764, "both must fit a k
 // Where a flat index over all images lies, in a pyramid whose grids are not its own but the image's.
 ANCHOR_EXT_HD Position locate(const Grids& pyramid, const Batch& batch, std::int64_t flat_index) {
   std::int32_t image = 0;
-  for (std::int32_t behind = batch.num_images; behind - image > 1;) {
-    const std::int32_t middle = image + (behind - image) / 2;
+  for (std::int32_t end = batch.num_images; end - image > 1;) {
+    const std::int32_t middle = image + (end - image) / 2;
     if (flat_index >= batch.images[middle].begin)
       image = middle;
     else
-      behind = middle;
+      end = middle;
   }
   std::int64_t within = flat_index - batch.images[image].begin;
   for (std::int32_t l = 0;; ++l) {

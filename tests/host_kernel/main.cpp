@@ -15,7 +15,7 @@
 
 #include "anchors/anchors.h"
 #include "anchors/batch.h"
-#include "core/config.h"
+#include "core/spec.h"
 #include "cuda_runtime.h"
 
 using namespace anchor_ext;
@@ -65,14 +65,14 @@ void check_large_indices() {
     for (const int a : {1, 3, 9, 32}) {
       const std::vector<LevelShape> shapes{{3, 5}, middle, {2147483647, 7}};
       const std::vector<int> counts{2, a, 1};
-      ConfigArguments arguments;
+      SpecParts arguments;
       for (const int count : counts) {
         arguments.cell_anchors.emplace_back();
         for (int i = 0; i < count; ++i)
           for (const double number : {-1., -1., 1., 1.}) arguments.cell_anchors.back().push_back(number);
       }
       arguments.strides = std::vector<Pair>(3, Pair{1.7, 2.3});
-      const Pyramid pyramid = Config(arguments).over({shapes, {}, {}});
+      const Pyramid pyramid = Spec(arguments).over({shapes, {}, {}});
       std::int64_t begin = 0;
       for (int l = 0; l < 3; ++l) {
         const std::int64_t count = counts[l], columns = shapes[l].columns;
@@ -101,11 +101,11 @@ void check_large_indices() {
 
 // Many images at once, by the kernel: what each has alone. And where they lie far beyond 2**31.
 void check_many() {
-  ConfigArguments arguments;
+  SpecParts arguments;
   arguments.cell_anchors = {{-8.25, -4, 8, 4.5, -4, -8, 4, 8, 0, 0, 1, 1}, {-16, -16, 16, 16.125}, {-50, -60, 50, 60}};
   arguments.strides = {{8, 7.3}, {15.7, 16}, {129, 128}};
   arguments.pyramid_levels = {3, 4, 7};
-  const Config config(arguments);
+  const Spec spec(arguments);
   std::vector<ImageShape> shapes;
   for (std::int64_t i = 0; i < kMaxImages; ++i) shapes.push_back({1 + i * 7919 % 97, 1 + i * 104729 % 131});
   const auto batch_of = [&](const std::vector<ImageShape>& images) {
@@ -114,19 +114,19 @@ void check_many() {
     for (const ImageShape image : images) {
       batch.images[batch.num_images++] = {batch.num_anchors, static_cast<std::int32_t>(image.height),
                                           static_cast<std::int32_t>(image.width)};
-      batch.num_anchors += config.over({{}, image, {}}).num_anchors;
+      batch.num_anchors += spec.over({{}, image, {}}).num_anchors;
     }
     return batch;
   };
   const Batch batch = batch_of(shapes);
-  const Pyramid any = config.over({{}, shapes[0], {}});
+  const Pyramid any = spec.over({{}, shapes[0], {}});
   for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
     const std::size_t anchor = dtype == Dtype::float64 ? 32 : dtype == Dtype::float32 ? 16 : 8;
     const std::size_t bytes = static_cast<std::size_t>(batch.num_anchors) * anchor;
     std::vector<unsigned char> together(bytes + kGuard, kPoison), apart(bytes + kGuard, kPoison);
     generate_many_cuda(any, batch, dtype, together.data(), 0, nullptr);
     for (std::size_t i = 0; i < shapes.size(); ++i) {
-      const Pyramid pyramid = config.over({{}, shapes[i], {}});
+      const Pyramid pyramid = spec.over({{}, shapes[i], {}});
       generate_cpu(pyramid, dtype, apart.data() + static_cast<std::size_t>(batch.images[i].begin) * anchor, 0,
                    pyramid.num_anchors);
     }
@@ -135,7 +135,7 @@ void check_many() {
   const std::vector<ImageShape> large{{2147483647, 2147483647}, {2147483647, 3}, {46341, 2147483647}};
   const Batch far = batch_of(large);
   for (std::size_t i = 0; i < large.size(); ++i) {
-    const Pyramid pyramid = config.over({{}, large[i], {}});
+    const Pyramid pyramid = spec.over({{}, large[i], {}});
     for (std::int64_t k = 0; k < 10000; ++k) {
       const std::int64_t within = k % 2 ? pyramid.num_anchors / 10000 * k : pyramid.num_anchors - 1 - k * k;
       if (within < 0) continue;
@@ -182,12 +182,12 @@ void check_gather(const Pyramid& pyramid, Dtype dtype, const unsigned char* all,
   check_gather(pyramid, mixed, dtype, all, anchor_bytes);
 }
 
-void check_flags(const Pyramid& pyramid, const Question& question) {
+void check_flags(const Pyramid& pyramid, const AnchorPredicate& predicate) {
   const std::int64_t n = pyramid.num_anchors;
   std::vector<unsigned char> by_kernel(2 * kGuard + static_cast<std::size_t>(n), kPoison), by_cpu = by_kernel;
-  flags_cuda(pyramid, question, reinterpret_cast<bool*>(by_kernel.data() + kGuard), 0, nullptr);
-  flags_cpu(pyramid, question, reinterpret_cast<bool*>(by_cpu.data() + kGuard), n / 3, n);
-  flags_cpu(pyramid, question, reinterpret_cast<bool*>(by_cpu.data() + kGuard), 0, n / 3);
+  flags_cuda(pyramid, predicate, reinterpret_cast<bool*>(by_kernel.data() + kGuard), 0, nullptr);
+  flags_cpu(pyramid, predicate, reinterpret_cast<bool*>(by_cpu.data() + kGuard), n / 3, n);
+  flags_cpu(pyramid, predicate, reinterpret_cast<bool*>(by_cpu.data() + kGuard), 0, n / 3);
   expect(by_kernel == by_cpu, "the kernel and the CPU differ about flags, or one wrote outside");
   for (std::size_t i = 0; i < by_cpu.size(); ++i)
     expect(i >= kGuard && i < kGuard + static_cast<std::size_t>(n) ? by_cpu[i] <= 1 : by_cpu[i] == kPoison,
@@ -237,7 +237,7 @@ void check_layouts() {
     for (const int count : {1, 2, 3, 7, 9, 32})
       for (const auto& shapes : grids)
         for (const bool clipped : {false, true}) {
-          ConfigArguments arguments;
+          SpecParts arguments;
           arguments.layout = layout.components == 5 ? "cxcywha" : "xyxy";
           arguments.arithmetic = count == 3 ? "arange" : count == 7 ? "float32/bfloat16/bfloat16" : "float64";
           arguments.strides = {{8, 7}, {16, 15}};
@@ -247,7 +247,7 @@ void check_layouts() {
             for (std::size_t i = 0; i < static_cast<std::size_t>(count) * numbers; ++i)
               arguments.cell_anchors.back().push_back(i % 5 == 1 ? -0.0 : static_cast<double>(i) - 4.5);
           }
-          Pyramid pyramid = Config(arguments).over({shapes, {}, {}});
+          Pyramid pyramid = Spec(arguments).over({shapes, {}, {}});
           pyramid.clipped = clipped;
           pyramid.limit_y = 30, pyramid.limit_x = 40.5;
           for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16})
@@ -264,7 +264,7 @@ int main(int, char** words) {
   std::ofstream file(words[1], std::ios::binary);
   int dtype_number, num_levels;
   std::size_t offset;
-  ConfigArguments arguments;
+  SpecParts arguments;
   ImageShape image, clip;
   while (std::cin >> dtype_number >> offset >> arguments.arithmetic >> arguments.layout >> image.height >>
          image.width >> clip.height >> clip.width >> num_levels) {
@@ -285,9 +285,9 @@ int main(int, char** words) {
       for (double& number : arguments.cell_anchors[l]) number = read_number();
     }
     if (arguments.strides[0].y == 0) arguments.strides.clear();
-    const Config config(arguments);
-    const Pyramid pyramid = config.over(request);
-    const auto components = static_cast<std::size_t>(config.num_components());
+    const Spec spec(arguments);
+    const Pyramid pyramid = spec.over(request);
+    const auto components = static_cast<std::size_t>(spec.layout().components);
     const auto dtype = static_cast<Dtype>(dtype_number);
     const auto item = std::size_t{dtype == Dtype::float64 ? 8u : dtype == Dtype::float32 ? 4u : 2u};
     const std::size_t bytes = static_cast<std::size_t>(pyramid.num_anchors) * components * item;
@@ -317,8 +317,8 @@ int main(int, char** words) {
     for (std::size_t i = first + bytes; i < by_kernel.size(); ++i)
       expect(by_kernel[i] == kPoison, "written behind the end");
     check_gather(pyramid, dtype, by_kernel.data() + first, components * item);
-    check_flags(pyramid, config.inside(pyramid, {300, 200}, 2.5, dtype));
-    check_flags(pyramid, config.valid(pyramid, request, {300, 200}));
+    check_flags(pyramid, inside_predicate(pyramid, {300, 200}, 2.5, dtype));
+    check_flags(pyramid, valid_predicate(spec, pyramid, request, {300, 200}));
     file.write(reinterpret_cast<const char*>(by_kernel.data() + first), static_cast<std::streamsize>(bytes));
   }
   return file.good() ? 0 : 1;

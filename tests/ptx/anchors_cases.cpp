@@ -4,7 +4,7 @@
 
 #include "anchors/anchors.h"
 #include "cases.h"
-#include "core/config.h"
+#include "core/spec.h"
 
 using namespace anchor_ext;
 using namespace cases;
@@ -14,7 +14,7 @@ namespace {
 constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16};
 const char* const kNames[] = {"float32", "float64", "float16", "bfloat16", "arange", "quotient"};
 
-void add_level(ConfigArguments& arguments, std::int64_t numbers, double size, Pair stride) {
+void add_level(SpecParts& arguments, std::int64_t numbers, double size, Pair stride) {
   arguments.cell_anchors.emplace_back(static_cast<std::size_t>(numbers));
   for (double& number : arguments.cell_anchors.back()) number = integer(0, 9) == 0 ? 0 : uniform(-size, size);
   arguments.strides.push_back(stride);
@@ -33,9 +33,9 @@ Bytes gathered(const Pyramid& pyramid, Dtype dtype, const void* indices, std::in
 }
 
 // One pyramid: all its anchors, some at indices of both widths, both kinds of flags.
-void check_one(const ConfigArguments& arguments, const Request& request, Dtype dtype) {
-  const Config config(arguments);
-  const Pyramid pyramid = config.over(request);
+void check_one(const SpecParts& arguments, const Request& request, Dtype dtype) {
+  const Spec spec(arguments);
+  const Pyramid pyramid = spec.over(request);
   const std::string name = arguments.arithmetic + " " + arguments.layout + " " + kNames[static_cast<int>(dtype)];
   const std::int64_t n = pyramid.num_anchors;
   const std::size_t odd = integer(0, 3) == 0 ? static_cast<std::size_t>(integer(1, 5)) * bytes_of(dtype) : 0;
@@ -56,8 +56,8 @@ void check_one(const ConfigArguments& arguments, const Request& request, Dtype d
             dtype);
   }
   const ImageShape image{integer(1, 600), integer(1, 600)};
-  for (const Question& question :
-       {config.inside(pyramid, image, uniform(-30, 300), dtype), config.valid(pyramid, request, image)}) {
+  for (const AnchorPredicate& question :
+       {inside_predicate(pyramid, image, uniform(-30, 300), dtype), valid_predicate(spec, pyramid, request, image)}) {
     Bytes flags(static_cast<std::size_t>(n));
     flags_cpu(pyramid, question, reinterpret_cast<bool*>(flags.data()), 0, n);
     const auto launch = [&](void* out, auto) {
@@ -69,7 +69,7 @@ void check_one(const ConfigArguments& arguments, const Request& request, Dtype d
 
 void check_random(const std::string& arithmetic, const char* layout, int components, Dtype dtype) {
   const bool full = integer(0, 5) == 0, wild = integer(0, 5) == 0, quotient = arithmetic[0] == 'q';
-  ConfigArguments arguments;
+  SpecParts arguments;
   Request request;
   arguments.arithmetic = arithmetic;
   arguments.layout = layout;
@@ -106,10 +106,10 @@ void check_all() {
 void check_layouts() {
   for (const Layout& layout : {Layout{4, 0b0011, 0b1100, 0b0101, 0b1010}, {5, 0b00010, 0b00100, 0b00110, 0b00110}})
     for (const Dtype dtype : kDtypes) {
-      ConfigArguments arguments;
+      SpecParts arguments;
       arguments.layout = layout.components == 5 ? "cxcywha" : "xyxy";
       add_level(arguments, 3 * layout.components, 100, {12, 7.3});
-      Pyramid pyramid = Config(arguments).over({{{19, 40}}, {}, {}});
+      Pyramid pyramid = Spec(arguments).over({{{19, 40}}, {}, {}});
       pyramid.layout = layout;
       pyramid.plain = false;
       const Bytes all = by_cpu(pyramid, dtype);
@@ -120,12 +120,12 @@ void check_layouts() {
 
 // Whole outputs of five levels of nine cell anchors.
 void check_image(ImageShape image, Dtype dtype) {
-  ConfigArguments arguments;
+  SpecParts arguments;
   for (int level = 3; level <= 7; ++level) {
     add_level(arguments, 36, std::ldexp(1, level + 2), {std::ldexp(1, level), std::ldexp(1, level)});
     arguments.pyramid_levels.push_back(level);
   }
-  const Pyramid pyramid = Config(arguments).over({{}, image, {}});
+  const Pyramid pyramid = Spec(arguments).over({{}, image, {}});
   const Bytes all = by_cpu(pyramid, dtype);
   const auto generate = [&](void* out, auto) { generate_cuda(pyramid, dtype, out, device, nullptr); };
   compare("an image", all, made(all.size(), 0, generate), dtype);
@@ -140,26 +140,26 @@ void check_image(ImageShape image, Dtype dtype) {
 
 // Many images at once: what each has alone.
 struct Images {
-  Config config;
+  Spec spec;
   std::vector<ImageShape> shapes;
   Batch batch{};
 
-  Images(const ConfigArguments& arguments, const std::vector<ImageShape>& images) : config(arguments), shapes(images) {
+  Images(const SpecParts& arguments, const std::vector<ImageShape>& images) : spec(arguments), shapes(images) {
     std::copy(arguments.pyramid_levels.begin(), arguments.pyramid_levels.end(), batch.pyramid_levels);
     for (const auto& [height, width] : shapes) {
       batch.images[batch.num_images++] = {batch.num_anchors, static_cast<std::int32_t>(height),
                                           static_cast<std::int32_t>(width)};
-      batch.num_anchors += config.over({{}, ImageShape{height, width}, {}}).num_anchors;
+      batch.num_anchors += spec.over({{}, ImageShape{height, width}, {}}).num_anchors;
     }
   }
-  Pyramid of(std::size_t image) const { return config.over({{}, shapes[image], {}}); }
+  Pyramid of(std::size_t image) const { return spec.over({{}, shapes[image], {}}); }
   Launch launch(Dtype dtype) const {
     return [=](void* out, auto) { generate_many_cuda(of(0), batch, dtype, out, device, nullptr); };
   }
 };
 
 void check_many(bool full, int images, Dtype dtype) {
-  ConfigArguments arguments;
+  SpecParts arguments;
   for (int l = 0, levels = full ? kMaxLevels : static_cast<int>(integer(1, 5)); l < levels; ++l) {
     add_level(arguments, 4 * (full ? integer(15, 32) : integer(1, 12)), 300, {uniform(0.1, 130), 12});
     arguments.pyramid_levels.push_back(static_cast<std::int32_t>(l + integer(2, 4)));
@@ -179,18 +179,18 @@ void check_many(bool full, int images, Dtype dtype) {
 void check_all_far() {
   for (const bool plain : {true, false})
     for (const LevelShape middle : {LevelShape{46342, 46341}, {1, 2147483647}, {1021, 67108859}, {200003, 100003}}) {
-      ConfigArguments arguments;
+      SpecParts arguments;
       if (!plain) arguments.arithmetic = "float32";
       for (const std::int64_t cells : {2, integer(0, 1) ? 20 : 3, 1})
         add_level(arguments, 4 * cells, 300, {1.7, uniform(0.1, 9)});
-      const Config config(arguments);
-      const Pyramid pyramid = config.over({{{3, 5}, middle, {214748, 7}}, {}, {}});
+      const Spec spec(arguments);
+      const Pyramid pyramid = spec.over({{{3, 5}, middle, {214748, 7}}, {}, {}});
       const std::int64_t n = pyramid.num_anchors;
       const Dtype dtype = kDtypes[integer(0, 3)];
       const auto generate = [&](void* out, auto) { generate_cuda(pyramid, dtype, out, device, nullptr); };
       const auto anchor = [&](std::int64_t index) { return gathered(pyramid, dtype, &index, 8, 1); };
       check_far("generate", n, 4 * bytes_of(dtype), generate, anchor);
-      const Question question = config.inside(pyramid, {100000, 100000}, 0, dtype);
+      const AnchorPredicate question = inside_predicate(pyramid, {100000, 100000}, 0, dtype);
       const auto flags = [&](void* out, auto) {
         flags_cuda(pyramid, question, static_cast<bool*>(out), device, nullptr);
       };
@@ -204,7 +204,7 @@ void check_all_far() {
       };
       compare("far gather", some, made(some.size(), 0, gather, indices.data(), 4000), dtype);
     }
-  ConfigArguments arguments;
+  SpecParts arguments;
   for (const std::int32_t level : {0, 3, 4}) {
     add_level(arguments, 8, 300, {uniform(0.1, 9), 7.3});
     arguments.pyramid_levels.push_back(level);

@@ -16,7 +16,9 @@ from toolchain import CXX, ROOT, setup_py  # noqa: E402
 from translate import translate  # noqa: E402
 
 SOURCES = [*sorted(ROOT.glob("csrc/*/*.cu")), HERE / "kernels.cu"]
-HOST = [*sorted(ROOT.glob("csrc/core/*.cpp")), *sorted(ROOT.glob("csrc/*/*_cpu.cpp")), *sorted(HERE.glob("*.cpp"))]
+# All that knows no torch.
+NATIVE = [path for path in sorted(ROOT.glob("csrc/*/*.cpp")) if path.parent.name not in ("torch", "python")]
+HOST = [*(path for path in NATIVE if path.name != "op.cpp"), *sorted(HERE.glob("*.cpp"))]
 
 
 def resources_of(ptxas: Path, folder: Path, arch: str) -> str:

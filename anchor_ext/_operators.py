@@ -1,0 +1,94 @@
+"""Makes of a family's record an operator: what torch's compilers, exporters and autograd need beside its kernel.
+
+The schema and the kernel are registered in C++ (csrc/<family>/op.cpp). A family's module writes one `Operator` per
+schema and registers it; nothing here or elsewhere knows which families there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._recording import is_traced, unseen_by_trace
+
+__all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
+
+_OURS = frozenset(("cpu", "cuda", "meta"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """What there is of an operator in Python.
+
+    Args:
+        name: in torch.ops.anchor_ext.
+        fake: takes the operator's arguments, and returns empty tensors of the results' shapes.
+        backward, setup_context: as torch.library.register_autograd takes them.
+        onnx: the translation into standard ONNX operators; takes the operator's arguments.
+        script: a function that TorchScript compiles, for torch.jit.trace; takes the operator's arguments, with a list
+            of tensors in place of each list of sizes.
+    """
+
+    name: str
+    fake: Callable[..., Any]
+    backward: Callable[..., Any] | None = None
+    setup_context: Callable[..., Any] | None = None
+    onnx: Callable[..., Any] | None = None
+    script: Callable[..., Any] | None = None
+
+
+REGISTERED: dict[str, Operator] = {}
+
+
+def register(operator: Operator) -> None:
+    """Tells torch all that the record holds."""
+    name = f"anchor_ext::{operator.name}"
+    torch.library.register_fake(name, operator.fake)
+    if operator.backward is not None:
+        torch.library.register_autograd(name, operator.backward, setup_context=operator.setup_context)
+    REGISTERED[operator.name] = operator
+
+
+def is_ours(device: torch.device) -> bool:
+    """Whether the operators know the device. Any other is served by the CPU and a copy."""
+    return device.type in _OURS
+
+
+def call(name: str, *arguments: Any, device: torch.device, takes_device: bool = True, **keywords: Any) -> Any:
+    """The operator's result on any device; its arguments' lists are lists of sizes.
+
+    An operator that takes no device takes it from its first argument, a tensor.
+    """
+    ours = is_ours(device)
+    place = device if ours else torch.device("cpu")
+    if takes_device:
+        keywords["device"] = place
+    elif not ours:
+        arguments = (arguments[0].to(place), *arguments[1:])
+    if is_traced():
+        result = _scripted(name)(*map(_traced, arguments), **{key: _traced(value) for key, value in keywords.items()})
+    else:
+        result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
+    return result if ours else result.to(device)
+
+
+def _traced(argument: Any) -> Any:
+    """A list of sizes as tensors, as a trace has them: it cannot hold an operator that takes a device, but it can hold
+    a scripted function that calls one."""
+    if not isinstance(argument, list):
+        return argument
+    with unseen_by_trace():
+        return [side if isinstance(side, Tensor) else torch.tensor(side, device="cpu") for side in argument]
+
+
+@functools.cache
+def _scripted(name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is old, whoever traces has heard
+        return torch.jit.script(REGISTERED[name].script)

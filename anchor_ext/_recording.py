@@ -1,0 +1,107 @@
+"""Whether torch's operators are recorded, and what that changes. The one place that knows private names of torch's.
+
+A compiler, an exporter, a tracer, a mode or a transform must see anchor_ext's operators among torch's own. Without one
+of the private names nobody can tell, and every call goes by the operators: slower, and right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "concrete",
+    "constant_to_the_compiler",
+    "constants",
+    "holds",
+    "is_compiled",
+    "is_recorded",
+    "is_symbolic",
+    "is_traced",
+    "unseen_by_trace",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Looked up once: together these questions would cost as much as a small fill.
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
+_transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+_trace = getattr(torch._C, "_get_tracing_state", None)
+_set_trace = getattr(torch._C, "_set_tracing_state", None)
+is_compiled = torch.compiler.is_dynamo_compiling
+is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+
+def is_recorded() -> bool:
+    """Whether torch's operators are compiled, exported, faked, logged, transformed or traced."""
+    return (
+        _is_compiling()
+        or _dispatch_modes is None
+        or _transforms is None
+        or _trace is None
+        or _dispatch_modes() > 0
+        or _transforms() is not None
+        or _trace() is not None
+    )
+
+
+@contextlib.contextmanager
+def unseen_by_trace() -> Iterator[None]:
+    """What is made in here is a constant of the trace, and no reason for it to warn."""
+    if _trace is None or _set_trace is None:
+        yield
+        return
+    state = _trace()
+    _set_trace(None)
+    try:
+        yield
+    finally:
+        _set_trace(state)
+
+
+def constant_to_the_compiler(function: _Function) -> _Function:
+    """What torch.compiler.assume_constant_result does but for importing the compiler, which takes a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def constants(numbers: Any) -> Any:
+    """Numbers in lists that the compiler may have made symbols of, as such again."""
+    if isinstance(numbers, (list, tuple)):
+        return [constants(number) for number in numbers]
+    if not isinstance(numbers, (int, float)):
+        return numbers
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    return guard_scalar(numbers)
+
+
+def is_symbolic(shape: Any) -> bool:
+    """Whether a shape, or one in a list of shapes, has sides that only a graph, when it runs, will know."""
+    if isinstance(shape, (tuple, list)):
+        return any(map(is_symbolic, shape))
+    return isinstance(shape, torch.SymInt) or (isinstance(shape, Tensor) and is_traced())
+
+
+def holds(condition: Any) -> bool:
+    """Whether a condition is known to hold; of numbers that only a running graph knows it is not."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
+
+
+def concrete(shapes: Any) -> Any:
+    """Shapes whose sides torch.jit.trace has made tensors, as numbers."""
+    if isinstance(shapes, Tensor) and shapes.ndim == 0:
+        with unseen_by_trace():
+            return int(shapes)
+    if isinstance(shapes, (tuple, list)):
+        return [concrete(shape) for shape in shapes]
+    return shapes
