@@ -122,27 +122,33 @@ def _positive(name: str, value: object) -> float:
     return result
 
 
+_KINDS = ("integers >= 0", "positive integers")  # by the least
+
+
 def image_shape(value: object, name: str = "image_shape") -> tuple[int, int]:
     """(height, width) as two ints, from any two integers in a row."""
-    return _two_integers(name, value, "two positive integers (height, width)")
+    least = 0 if name == "padded_shape" else 1
+    return _two_integers(name, value, f"two {_KINDS[least]} (height, width)", least)
 
 
 def level_shapes(value: object) -> list[tuple[int, int]]:
     """(rows, columns) of each level as two ints."""
-    items = _items("level_shapes", value, "two positive integers (rows, columns) per level")
+    items = _items("level_shapes", value, f"two {_KINDS[0]} (rows, columns) per level")
     return [
-        _two_integers(f"level_shapes[{i}]", item, "two positive integers (rows, columns)")
-        for i, item in enumerate(items)
+        _two_integers(f"level_shapes[{i}]", item, f"two {_KINDS[0]} (rows, columns)", 0) for i, item in enumerate(items)
     ]
 
 
-def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
+def _two_integers(name: str, value: object, expected: str, least: int) -> tuple[int, int]:
     items = _items(name, value, expected)
     if len(items) != 2:
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
-    first, second = (_integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
+    first, second = (
+        _integer(f"{name}[{i}]", item, "a positive integer" if least else "an integer >= 0")
+        for i, item in enumerate(items)
+    )
     for side in (first, second):
-        if not 1 <= side <= MAX_SIDE:
+        if not least <= side <= MAX_SIDE:
             raise ValueError(f"{name} is {show(value)}; expected {expected} of at most 2**31 - 1")
     return first, second
 

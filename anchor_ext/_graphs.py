@@ -209,14 +209,15 @@ def concrete(shapes: Any) -> Any:
     return shapes
 
 
-def _checked(name: str, shape: Any, expected: str) -> list[Any]:
+def _checked(name: str, shape: Any, least: int, sides: str) -> list[Any]:
     """Two sides that may be symbols; what they are when the graph runs, the operator looks at."""
+    expected = f"two {'positive integers' if least else 'integers >= 0'} ({sides})"
     good = isinstance(shape, (tuple, list)) and len(shape) == 2
     if not good or any(isinstance(side, (bool, float, str)) for side in shape):
         raise TypeError(f"{name} is {show(shape)}; expected {expected}")
     first, second = shape
     traced = isinstance(first, Tensor) or isinstance(second, Tensor)  # what they are in it has been checked
-    if not traced and (_holds(first < 1) or _holds(second < 1)):
+    if not traced and (_holds(first < least) or _holds(second < least)):
         raise ValueError(f"{name} is ({first}, {second}); expected {expected}")
     return [first, second]
 
@@ -227,7 +228,7 @@ def _sides(name: str, shape: Any) -> list[int] | None:
         return None
     if not torch.compiler.is_dynamo_compiling() and not _is_symbolic(shape):
         return list(_read_image_shape(shape, name))
-    return _checked(name, shape, "two positive integers (height, width)")
+    return _checked(name, shape, 0 if name == "padded_shape" else 1, "height, width")
 
 
 def _grids(shapes: Any) -> list[Any]:
@@ -235,9 +236,7 @@ def _grids(shapes: Any) -> list[Any]:
         return _read_level_shapes(shapes)
     if not isinstance(shapes, (tuple, list)):
         raise TypeError(f"level_shapes is {show(shapes)}; expected (rows, columns) per level")
-    return [
-        _checked(f"level_shapes[{i}]", shape, "two positive integers (rows, columns)") for i, shape in enumerate(shapes)
-    ]
+    return [_checked(f"level_shapes[{i}]", shape, 0, "rows, columns") for i, shape in enumerate(shapes)]
 
 
 def _over_image(pyramid_levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:

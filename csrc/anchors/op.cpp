@@ -270,6 +270,9 @@ void generate_many(const Config& config, const std::vector<ImageShape>& image_sh
 
 void gather(const Pyramid& pyramid, const Indices& indices, std::int64_t count, Dtype dtype, void* out, Place place) {
   ANCHOR_EXT_RANGE("gather");
+  if (pyramid.num_anchors == 0 && count > 0)
+    throw std::invalid_argument("index has " + std::to_string(count) +
+                                " entries; expected none, as the grids of level_shapes have no cells");
   if (place.device == Device::cuda)
     return on_cuda(place.index,
                    [&](int device, void* stream) { gather_cuda(pyramid, indices, count, dtype, out, device, stream); });

@@ -23,7 +23,8 @@ template <typename... Parts>
 }
 
 Divider divider(std::int64_t divisor) {
-  const auto d = static_cast<std::uint64_t>(divisor);
+  const auto d = static_cast<std::uint64_t>(std::max<std::int64_t>(divisor, 1));  // of a grid without cells, by which
+                                                                                  // nothing is divided
   std::uint32_t shift = 0;
   while ((std::uint64_t{1} << shift) < d) ++shift;
   return {static_cast<std::uint64_t>(((uint128{1} << (63 + shift)) + d - 1) / d), shift};
@@ -53,9 +54,10 @@ double factor(double value, const Arithmetic& arithmetic) {
   return narrowed(value);
 }
 
-void check(const char* name, ImageShape shape) {
-  if (shape.height < 1 || shape.width < 1 || shape.height > kMaxSide || shape.width > kMaxSide)
-    reject(name, " is (", shape.height, ", ", shape.width, "); expected a height and a width in 1..2**31 - 1");
+void check(const char* name, ImageShape shape, std::int64_t least = 1) {
+  if (shape.height < least || shape.width < least || shape.height > kMaxSide || shape.width > kMaxSide)
+    reject(name, " is (", shape.height, ", ", shape.width, "); expected a height and a width in ", least,
+           "..2**31 - 1");
 }
 
 void check_pairs(const char* name, const std::vector<Pair>& pairs, std::size_t levels, bool positive) {
@@ -209,7 +211,7 @@ double Config::stride(double given, std::int64_t image, std::int64_t cells) cons
   if (pyramid_.arithmetic.grid == Grid::quotient)
     stride = given > 0 ? static_cast<double>(image) / given : static_cast<double>(cells);
   else if (given == 0)
-    stride = static_cast<double>(image / cells);
+    stride = static_cast<double>(image / std::max<std::int64_t>(cells, 1));
   return factor(stride, pyramid_.arithmetic);
 }
 
@@ -237,8 +239,8 @@ Pyramid Config::over(const Request& request) const {
     reject("level_shapes has ", levels, " levels; expected ", pyramid_.num_levels);
   for (std::size_t l = 0; l < levels; ++l) {
     const auto [rows, columns] = shapes[l];
-    if (rows < 1 || columns < 1 || rows > kMaxSide || columns > kMaxSide)
-      reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 1..2**31 - 1");
+    if (rows < 0 || columns < 0 || rows > kMaxSide || columns > kMaxSide)
+      reject("level_shapes[", l, "] is (", rows, ", ", columns, "); expected rows and columns in 0..2**31 - 1");
   }
   if (is_too_many(shapes)) {
     const char* const most = pyramid_.layout.components > 4 ? "2**60 / 5" : "2**58 - 1";
@@ -281,13 +283,14 @@ Pyramid Config::over(const Request& request) const {
 }
 
 Question Config::valid(const Pyramid& pyramid, const Request& request, ImageShape padded_shape) const {
-  check("padded_shape", padded_shape);
+  check("padded_shape", padded_shape, 0);
   const ImageShape image = request.image_shape.value_or(ImageShape{1, 1});
   const auto cells = [&](std::int64_t padded, double given, std::int64_t side, std::int64_t most) {
     if (given > 0) {  // as float64, before any conversion to an integer: a stride may be tiny
       const double covered = std::ceil(static_cast<double>(padded) / given);
       return covered < static_cast<double>(most) ? static_cast<std::int64_t>(covered) : most;
     }
+    if (most == 0) return most;
     // side / most where boxes are scaled, else rounded down: exact in integers.
     const int128 stride = pyramid.scaled ? side : side / most, cells_per_stride = pyramid.scaled ? most : 1;
     if (stride == 0) return most;

@@ -106,7 +106,8 @@ Empty make_empty(Sizes sizes, py::handle torch_dtype, std::optional<Dtype> dtype
   py::object out = steal(PyObject_Vectorcall(empty.ptr(), arguments.data(), sizes.count, keywords.ptr()));
   void* const memory = PyLong_AsVoidPtr(steal(PyObject_CallMethodNoArgs(out.ptr(), data_ptr.ptr())).ptr());
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  if (memory == nullptr) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
+  const bool is_empty = std::count(sizes.begin, sizes.begin + sizes.count, 0) > 0;
+  if (memory == nullptr && !is_empty) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
   std::int32_t device_index = -1;
   if (device == Device::cuda)
     device_index = steal(PyObject_CallMethodNoArgs(out.ptr(), get_device.ptr())).cast<std::int32_t>();
