@@ -197,7 +197,7 @@ class AnchorGrid:
             TypeError, ValueError: `values` is no tensor with N entries there.
         """
         try:  # cheaper than reading the shapes, which whoever made the values has done
-            counts = self._config.num_cell_anchors
+            counts = _graphs._numbers(self._config)[2] if ops.is_compiled() else self._config.num_cell_anchors
             sizes = [rows * columns * count for (rows, columns), count in zip(level_shapes, counts, strict=True)]
         except (TypeError, ValueError):
             sizes = self.level_sizes(level_shapes)  # which says what is wrong
@@ -211,10 +211,18 @@ class AnchorGrid:
             )
         return torch.split(values, sizes, dim)
 
+    def _with(self, *, arithmetic: str | None = None, level: int | None = None) -> AnchorGrid:
+        """The same grid with another arithmetic, or of one level only. Each is made once."""
+        if not torch.compiler.is_dynamo_compiling():
+            return _derived(self._config, arithmetic, level)
+        grid = object.__new__(AnchorGrid)
+        grid._config = _derived_numbers(self._config, arithmetic, level)
+        return grid
+
     @property
     def num_cell_anchors(self) -> list[int]:
         """How many cell anchors each level has."""
-        return list(self._config.num_cell_anchors)
+        return list(_graphs._numbers(self._config)[2] if ops.is_compiled() else self._config.num_cell_anchors)
 
     @property
     def cell_anchors(self) -> list[Tensor]:
@@ -230,3 +238,21 @@ class AnchorGrid:
             f"offsets={self._config.offsets}, starts={self._config.starts}, "
             f"arithmetic={self._config.arithmetic!r}, layout={self._config.layout!r})"
         )
+
+
+def _derived(config: ops.Configuration, arithmetic: str | None, level: int | None) -> AnchorGrid:
+    derived = vars(config).setdefault("derived", {})
+    grid: AnchorGrid | None = derived.get((arithmetic, level))
+    if grid is None:
+        cell_anchors, strides, offsets, starts, _, own, layout = config.native.__getstate__()
+        part = slice(None) if level is None else slice(level, level + 1)
+        grid = derived[arithmetic, level] = object.__new__(AnchorGrid)
+        grid._config = ops.Configuration(
+            cell_anchors[part], strides[part], offsets[part], starts[part], arithmetic=arithmetic or own, layout=layout
+        )
+    return grid
+
+
+@_graphs.constant_to_the_compiler
+def _derived_numbers(config: ops.Configuration, arithmetic: str | None, level: int | None) -> Any:
+    return _derived(config, arithmetic, level)._config.numbers()
