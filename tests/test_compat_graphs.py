@@ -134,6 +134,21 @@ def test_exports(module):
         assert same(exported.module()(image), module(image)), shape
 
 
+def test_grids_without_cells_in_a_graph():
+    torch._dynamo.reset()
+    generator = anchors_of_mmdet()
+
+    def run(image):
+        sizes = [(image.shape[0], 3), image.shape]
+        index = torch.tensor([], dtype=torch.int64)
+        return [*generator.grid_priors(sizes, torch.float16), generator.sparse_priors(index, sizes[0], 0)]
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="eager")
+    for shape in ((0, 4), (2, 0), (3, 5)):
+        image = torch.zeros(shape)
+        assert same(compiled(image), run(image)), shape
+
+
 def test_traced_for_one_size(module):
     image = torch.zeros(2, 3, *SHAPES[0])
     traced = torch.jit.trace(lambda image: [tensor.clone() for tensor in module(image)], image)

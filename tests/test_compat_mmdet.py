@@ -295,6 +295,13 @@ def test_empty_feature_maps(name, device, mmdet):
         none = torch.tensor([], dtype=torch.int64)
         priors = ours.sparse_priors(none.to(device), grid, 0, device=device)
         assert same(priors, theirs.sparse_priors(none, grid, 0, device="cpu"))
+        assert same(ours.single_level_grid_priors(grid, 0, device=device), ours.grid_priors(grids, device=device)[0])
+        check_error(lambda grid=grid: ours.sparse_priors(torch.tensor([0]), grid, 0), "prior_idxs", "has 1 entries")
+        more = (theirs.num_base_priors[0],) if name in BOXES else ()
+        flags = ours.single_level_valid_flags(grid, (0, 0), *more, device=device)
+        assert same(flags, theirs.single_level_valid_flags(grid, (0, 0), *more, device="cpu"))
+    everywhere = [(0, 3)] * len(grids)
+    assert same(ours.grid_priors(everywhere, device=device), theirs.grid_priors(everywhere, device="cpu"))
 
 
 @boxes_only
@@ -465,6 +472,34 @@ def test_bad_sizes(name):
             "valid_size",
             str(valid),
         )
+
+
+@names
+def test_errors_name_the_arguments_of_mmdet(name):
+    generator = getattr(compat, name)(**SIMPLE[name])
+    grids = GRIDS[: generator.num_levels]
+    index = torch.tensor([0])
+    for call, argument, value in (
+        (lambda: generator.grid_priors([(-1, 2), *grids[1:]], device="cpu"), "featmap_sizes[0]", "(-1, 2)"),
+        (lambda: generator.grid_priors(grids, torch.int32, "cpu"), "dtype", "torch.int32"),
+        (lambda: generator.grid_priors(grids, device="nowhere"), "device", "nowhere"),
+        (lambda: generator.valid_flags(grids, (5, -5), device="cpu"), "pad_shape", "(5, -5)"),
+        (lambda: generator.valid_flags(grids, 5, device="cpu"), "pad_shape", "5"),
+        (lambda: generator.single_level_grid_priors((2, -2), 1, device="cpu"), "featmap_size is", "(2, -2)"),
+        (lambda: generator.single_level_grid_priors((2, 2), 7, device="cpu"), "level_idx", "7"),
+        (lambda: generator.sparse_priors(index, (2, -2), 1), "featmap_size is", "(2, -2)"),
+        (lambda: generator.sparse_priors(index, [(2, -2), *grids[1:]]), "featmap_size[0] is", "(2, -2)"),
+    ):
+        check_error(call, argument, value)
+    with pytest.raises(TypeError, match=r"prior_idxs is .*expected"):
+        generator.sparse_priors(index.float(), (2, 2), 0)
+
+
+@names
+def test_holds_one_grid(name):
+    """The grids of other dtypes and levels come when they are asked for; a pickle is small."""
+    generator = getattr(compat, name)(**SIMPLE[name])
+    assert len(pickle.dumps(generator)) < 8192
 
 
 # From here on: the cases of mmdet's own tests and docstrings, with their numbers.

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import (
-    CompatError,
-    check_features,
-    check_levels,
-    check_number,
-    check_numbers,
-    constants,
-    expect,
-    renamed,
-    show,
-)
+from . import _check as check
+from ._common import by_level, constants
 
 __all__ = ["DefaultAnchorGenerator", "RotatedAnchorGenerator", "register"]
 
@@ -42,12 +33,11 @@ def register() -> None:
 def _per_level(name: str, value: Any, levels: int) -> list[Sequence[float]]:
     """A list of numbers per level, from one for all of them or one each."""
     expected = f"a list of numbers, or one such list, or one per level, {levels} in all"
-    expect(isinstance(value, Sequence) and not isinstance(value, str), f"{name} is {show(value)}; expected {expected}")
-    expect(len(value) > 0, f"{name} is empty; expected {expected}")
+    check.that(isinstance(value, Sequence) and len(value) > 0, name, value, expected)
     lists = list(value) if isinstance(value[0], Sequence) else [value]
     if len(lists) == 1:
         lists = lists * levels
-    expect(len(lists) == levels, f"{name} is {show(value)}, of length {len(lists)}; expected {expected}")
+    check.that(len(lists) == levels, name, value, expected)
     return lists
 
 
@@ -66,14 +56,14 @@ class _Generator(nn.Module):
         for name, value in (("strides", strides), *parameters.items()):
             if value is None:
                 raise TypeError(f"{name} is missing; expected it by name, or (cfg, input_shape)")
-        check_numbers("strides", strides)
+        check.numbers("strides", strides)
         for name, value in parameters.items():
-            check_numbers(name, value, positive=name != "angles", depth=2)
-        check_number("offset", 0.5 if offset is None else offset, positive=False)
+            check.numbers(name, value, positive=name != "angles", depth=2)
+        check.number("offset", 0.5 if offset is None else offset, positive=False)
         self.strides = strides
         self.num_features = len(strides)
         self.offset = 0.5 if offset is None else offset
-        expect(0.0 <= self.offset < 1.0, f"offset is {show(self.offset)}; expected a number in [0, 1)")
+        check.that(0.0 <= self.offset < 1.0, "offset", self.offset, "a number in [0, 1)")
         lists = [_per_level(name, value, self.num_features) for name, value in parameters.items()]
         with constants():
             self.cell_anchors = [self.generate_cell_anchors(*of_level) for of_level in zip(*lists, strict=True)]
@@ -117,18 +107,17 @@ class _Generator(nn.Module):
             CompatError: there are more or fewer grids than levels.
             TypeError, ValueError, RuntimeError: as `AnchorGrid`.
         """
-        check_levels("grid_sizes", grid_sizes, self.num_features)
+        check.levels("grid_sizes", grid_sizes, self.num_features)
         try:
             grids = [
                 self._cells(rows, columns, stride)
                 for (rows, columns), stride in zip(grid_sizes, self.strides, strict=True)
             ]
         except (TypeError, ValueError) as error:
-            raise CompatError(f"grid_sizes is {show(grid_sizes)}; expected (rows, columns) per level") from error
-        try:
-            return list(self.grid.split(self.grid(grids, device=device), grids))
-        except (TypeError, ValueError) as error:
-            raise renamed(error, "level_shapes", "grid_sizes") from error
+            raise check.CompatError(
+                f"grid_sizes is {check.show(grid_sizes)}; expected (rows, columns) per level"
+            ) from error
+        return by_level(self.grid, {"level_shapes": "grid_sizes"}, self.grid, grids, device=device)
 
     def _cells(self, rows: int, columns: int, stride: float) -> tuple[int, int]:
         """As many as torch.arange(offset * stride, cells * stride, stride) has: one more for some odd strides."""
@@ -145,7 +134,7 @@ class _Generator(nn.Module):
                 f"forward gives detectron2's {name}, and detectron2 cannot be imported ({error}); "
                 "grid_anchors gives tensors"
             ) from error
-        check_features("features", features, self.num_features)
+        check.features("features", features, self.num_features)
         anchors = self.grid_anchors([feature.shape[-2:] for feature in features], features[0].device)
         return [getattr(structures, name)(of_level) for of_level in anchors]
 

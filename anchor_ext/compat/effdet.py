@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import check_number, check_numbers, check_pairs, check_whole, expect, show
+from . import _check as check
 
 __all__ = ["Anchors"]
 
@@ -43,26 +43,20 @@ class Anchors(nn.Module):
         image_size: Sequence[int],
     ) -> None:
         super().__init__()
-        check_whole("min_level", min_level, 0, 30)
-        check_whole("max_level", max_level, min_level, 30)
-        check_whole("num_scales", num_scales, 1, 512)
+        check.whole("min_level", min_level, 0, 30)
+        check.whole("max_level", max_level, min_level, 30)
+        check.whole("num_scales", num_scales, 1, 512)
         levels = range(min_level, max_level + 1)
-        expect(
-            isinstance(image_size, Sequence) and len(image_size) == 2,
-            f"image_size is {show(image_size)}; expected two positive integers (height, width)",
-        )
+        two = isinstance(image_size, Sequence) and len(image_size) == 2
+        check.that(two, "image_size", image_size, "two positive integers (height, width)")
         for i, side in enumerate(image_size):
-            check_whole(f"image_size[{i}]", side, 1)
-        check_pairs("aspect_ratios", aspect_ratios)
+            check.whole(f"image_size[{i}]", side, 1)
+        check.pairs("aspect_ratios", aspect_ratios)
         if isinstance(anchor_scale, Sequence):
-            check_numbers("anchor_scale", anchor_scale)
+            check.numbers("anchor_scale", anchor_scale, levels=len(levels))
         else:
-            check_number("anchor_scale", anchor_scale)
+            check.number("anchor_scale", anchor_scale)
         scales = list(anchor_scale) if isinstance(anchor_scale, Sequence) else [anchor_scale] * len(levels)
-        expect(
-            len(scales) == len(levels),
-            f"anchor_scale is {show(anchor_scale)}; expected a number, or one per level, {len(levels)} in all",
-        )
         self.min_level = min_level
         self.max_level = max_level
         self.num_scales = num_scales

@@ -9,25 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import is_sequence
 from ..grid import AnchorGrid
-from ._common import (
-    DTYPES,
-    PROMOTED,
-    CompatError,
-    check_levels,
-    check_number,
-    check_numbers,
-    check_pairs,
-    check_whole,
-    constants,
-    expect,
-    is_whole,
-    name_of,
-    renamed,
-    show,
-    to_device,
-)
+from . import _check as check
+from ._common import by_level, constants, promoted, renaming
 
 __all__ = [
     "AnchorGenerator",
@@ -39,6 +23,14 @@ __all__ = [
     "register",
 ]
 
+# What the core's arguments are called here: where all levels are asked, one, and priors at indices.
+_ALL = {"level_shapes": "featmap_sizes", "padded_shape": "pad_shape"}
+_ONE = {"level_shapes[0]": "featmap_size", "level_shapes": "featmap_size"}
+_SPARSE = {"level_shapes": "featmap_size", "index ": "prior_idxs "}
+
+_Size = Sequence[int]  # rows, columns
+_Sizes = Sequence[_Size]
+
 
 def register() -> None:
     """Makes mmdet's registry TASK_UTILS build these classes under its own names for them.
@@ -49,26 +41,8 @@ def register() -> None:
     import mmdet.models.task_modules.prior_generators  # noqa: F401  (registers its own, and refuses names that are taken)
     from mmdet.registry import TASK_UTILS
 
-    for name in __all__:
-        if name != "register":
-            TASK_UTILS.register_module(name=name, module=globals()[name], force=True)
-
-
-def _pair(value: Any) -> tuple[Any, Any]:
-    return (value[0], value[1]) if isinstance(value, Sequence) else (value, value)
-
-
-def _about_sizes(error: Exception, sizes: Any) -> Exception:
-    if isinstance(error, CompatError):
-        return error
-    if "level_shapes" in str(error):
-        return renamed(error, "level_shapes", "featmap_sizes")
-    return CompatError(f"featmap_sizes is {show(sizes)}; expected (rows, columns) per level ({error})")
-
-
-def _filled(sides: Sequence[int]) -> tuple[int, ...]:
-    """At least a cell: the core refuses grids without any, which mmdet accepts."""
-    return tuple(max(side, 1) for side in sides)
+    for name in set(__all__) - {"register"}:
+        TASK_UTILS.register_module(name=name, module=globals()[name], force=True)
 
 
 class _Generator:
@@ -76,34 +50,14 @@ class _Generator:
 
     strides: list[tuple[Any, Any]]
     use_box_type = False
-    grid: AnchorGrid  # of float32 anchors
-    _kinds: tuple[str, ...] = ("priors", "sparse")
+    grid: AnchorGrid  # of float32 priors; the others are made of it
 
-    def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
-        """The grid of these levels that makes priors of a dtype; mmdet rounds in another order for some kinds."""
+    def _rounding(self, dtype: torch.dtype, *, sparse: bool = False) -> tuple[str, torch.dtype]:
+        """The arithmetic and the dtype of priors; mmdet rounds sparse ones of one level in another order."""
         raise NotImplementedError
 
-    def _prepare(self) -> None:
-        """Every grid, now: in what is compiled none can be made."""
-        parts: dict[int | None, slice] = {level: slice(level, level + 1) for level in range(len(self.strides))}
-        parts[None] = slice(None)
-        with constants():
-            self._made = {
-                (kind, dtype, level): self._make(kind, dtype, part)
-                for kind in self._kinds
-                for dtype in DTYPES
-                for level, part in parts.items()
-            }
-        self.grid = self._grid("priors", torch.float32)
-
-    def _grid(self, kind: str, dtype: torch.dtype, level: int | None = None) -> AnchorGrid:
-        name_of(dtype)
-        if level is not None and not -self.num_levels <= level < self.num_levels:
-            raise CompatError(f"level_idx is {level}; expected one of {self.num_levels} levels")
-        return self._made[kind, dtype, None if level is None else level % self.num_levels]
-
-    def _strides_y_x(self) -> list[tuple[Any, Any]]:
-        return [(y, x) for x, y in self.strides]
+    def _grid(self, cells: Sequence[Any], **options: Any) -> AnchorGrid:
+        return AnchorGrid(cells, [(y, x) for x, y in self.strides], arithmetic="float32", **options)
 
     @property
     def num_levels(self) -> int:
@@ -115,9 +69,7 @@ class _Generator:
         """How many priors a cell of each level has."""
         return self.grid.num_cell_anchors
 
-    def grid_priors(
-        self, featmap_sizes: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32, device: Any = None
-    ) -> list[Any]:
+    def grid_priors(self, featmap_sizes: _Sizes, dtype: torch.dtype = torch.float32, device: Any = None) -> list[Any]:
         """Per level its priors, `(rows * columns * A, components)`: views of one tensor, made by one launch.
 
         Args:
@@ -129,27 +81,33 @@ class _Generator:
             CompatError: there are more or fewer sizes than levels, or `dtype` is another one.
             TypeError, ValueError, RuntimeError: as `AnchorGrid`.
         """
-        check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        return self._wrapped(self._split(self._grid("priors", dtype), featmap_sizes, dtype, device))
-
-    def _split(
-        self, grid: AnchorGrid, featmap_sizes: Sequence[Sequence[int]], dtype: torch.dtype, device: Any
-    ) -> list[Tensor]:
-        """The grid's anchors, level by level, of which some may be empty."""
-        try:
-            if all(map(all, featmap_sizes)):
-                return list(grid.split(grid(featmap_sizes, dtype=dtype, device=device), featmap_sizes))
-            filled = [_filled(size) for size in featmap_sizes]
-        except (TypeError, ValueError) as error:
-            raise _about_sizes(error, featmap_sizes) from error
-        levels = grid.split(grid(filled, dtype=dtype, device=device), filled)
-        return [of_level if all(size) else of_level[:0] for of_level, size in zip(levels, featmap_sizes, strict=True)]
+        return self._priors(self.grid, featmap_sizes, None, dtype, device)
 
     def single_level_grid_priors(
-        self, featmap_size: Sequence[int], level_idx: int, dtype: torch.dtype = torch.float32, device: Any = None
+        self, featmap_size: _Size, level_idx: int, dtype: torch.dtype = torch.float32, device: Any = None
     ) -> Any:
         """The priors of one level."""
-        return self._wrapped(self._split(self._grid("priors", dtype, level_idx), [featmap_size], dtype, device))[0]
+        return self._priors(self.grid, [featmap_size], level_idx, dtype, device)[0]
+
+    def _priors(self, grid: AnchorGrid, sizes: _Sizes, level: int | None, dtype: torch.dtype, device: Any) -> list[Any]:
+        grid, dtype = self._derived(grid, level, dtype)
+        priors = by_level(grid, _ALL if level is None else _ONE, grid, sizes, dtype=dtype, device=device)
+        if not self.use_box_type:
+            return priors
+        from mmdet.structures.bbox import HorizontalBoxes
+
+        return list(map(HorizontalBoxes, priors))
+
+    def _derived(
+        self, grid: AnchorGrid, level_idx: int | None, dtype: torch.dtype, *, sparse: bool = False
+    ) -> tuple[AnchorGrid, torch.dtype]:
+        """The grid of all levels or one, in the arithmetic of priors, and the dtype that these have."""
+        arithmetic, dtype = self._rounding(dtype, sparse=sparse)
+        if level_idx is not None:
+            count = len(self.strides)
+            check.that(-count <= level_idx < count, "level_idx", level_idx, f"one of {count} levels")
+            level_idx %= count
+        return grid._with(arithmetic=arithmetic, level=level_idx), dtype
 
     def sparse_priors(
         self,
@@ -173,62 +131,29 @@ class _Generator:
         Returns:
             `(*prior_idxs.shape, components)`.
         """
-        try:
-            if level_idx is None:
-                check_levels("featmap_size", featmap_size, self.num_levels)
-                return to_device(self._grid("priors", dtype).at(prior_idxs, featmap_size, dtype=dtype), device)
-            if isinstance(prior_idxs, Tensor) and prior_idxs.numel() == 0:
-                featmap_size = _filled(featmap_size)
-            grid = self._grid("sparse", dtype, level_idx)
-            return to_device(grid.at(prior_idxs, [featmap_size], dtype=self._sparse_dtype(dtype)), device)
-        except (TypeError, ValueError) as error:
-            if str(error).startswith("index is"):
-                raise renamed(error, "index", "prior_idxs") from error
-            raise _about_sizes(error, featmap_size) from error
+        one = level_idx is not None
+        grid, dtype = self._derived(self.grid, level_idx, dtype, sparse=one)
+        sizes, names = ([featmap_size], _ONE) if one else (featmap_size, _ALL)
+        check.levels("featmap_size", sizes, len(grid.num_cell_anchors))
+        priors = renaming({**names, **_SPARSE}, grid.at, prior_idxs, sizes, dtype=dtype)
+        return priors if device is None or priors.device == torch.device(device) else priors.to(device)
 
-    def valid_flags(
-        self, featmap_sizes: Sequence[Sequence[int]], pad_shape: Sequence[int], device: Any = None
-    ) -> list[Tensor]:
-        """Per level, whether each prior's cell lies on the padded image: `(rows * columns * A,)` bool, one launch.
+    def valid_flags(self, featmap_sizes: _Sizes, pad_shape: _Size, device: Any = None) -> list[Tensor]:
+        """Per level, whether each prior's cell lies on the image padded to `pad_shape`, `(H, W, ...)`.
 
-        Args:
-            featmap_sizes: per level `(rows, columns)`.
-            pad_shape: `(H, W, ...)` of the padded image.
+        `(rows * columns * A,)` bool: views of one tensor, made by one launch. Sizes and device as for `grid_priors`.
         """
-        check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        try:
-            padded = tuple(pad_shape[:2])
-            if all(padded) and all(map(all, featmap_sizes)):
-                return list(self.grid.split(self.grid.valid_flags(featmap_sizes, padded, device=device), featmap_sizes))
-            filled = [_filled(size) for size in featmap_sizes]
-            levels = self.grid.split(self.grid.valid_flags(filled, _filled(padded), device=device), filled)
-        except (TypeError, ValueError) as error:
-            if "padded_shape" in str(error) or not isinstance(pad_shape, Sequence):
-                raise CompatError(f"pad_shape is {show(pad_shape)}; expected (height, width, ...)") from error
-            raise _about_sizes(error, featmap_sizes) from error
-        return [
-            (flags if all(size) else flags[:0]) & all(padded) for flags, size in zip(levels, featmap_sizes, strict=True)
-        ]
+        check.that(hasattr(pad_shape, "__getitem__"), "pad_shape", pad_shape, "(height, width, ...)")
+        return by_level(self.grid, _ALL, self.grid.valid_flags, featmap_sizes, tuple(pad_shape[:2]), device=device)
 
-    def _flags(self, featmap_size: Sequence[int], valid_size: Sequence[int], count: int, device: Any) -> Tensor:
-        for side, valid in zip(featmap_size, valid_size, strict=True):
-            expect(
-                0 <= valid <= side,
-                f"valid_size is {show(valid_size)}; expected at most featmap_size, {show(featmap_size)}",
-            )
-        points = AnchorGrid([[(0.0, 0.0)] * count], [1.0], layout="point")
-        flags = points.valid_flags([_filled(featmap_size)], _filled(valid_size), device=device)
-        return (flags if all(featmap_size) else flags[:0]) & all(valid_size)
-
-    def _sparse_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        raise NotImplementedError
-
-    def _wrapped(self, priors: Sequence[Tensor]) -> list[Any]:
-        if not self.use_box_type:
-            return list(priors)
-        from mmdet.structures.bbox import HorizontalBoxes
-
-        return [HorizontalBoxes(of_level) for of_level in priors]
+    def single_level_valid_flags(
+        self, featmap_size: _Size, valid_size: _Size, num_base_anchors: int, device: Any = None
+    ) -> Tensor:
+        """The flags of one level, of which the first `valid_size` rows and columns are valid."""
+        good = all(0 <= valid <= side for side, valid in zip(featmap_size, valid_size, strict=True))
+        check.that(good, "valid_size", valid_size, f"at most featmap_size, {check.show(featmap_size)}")
+        points = AnchorGrid([[(0.0, 0.0)] * num_base_anchors], [1.0], layout="point")
+        return renaming(_ONE, points.valid_flags, [featmap_size], valid_size, device=device)
 
 
 class AnchorGenerator(_Generator):
@@ -250,6 +175,9 @@ class AnchorGenerator(_Generator):
         use_box_type: whether the priors come as mmdet's HorizontalBoxes, which needs mmdet.
     """
 
+    center_offset: float = 0
+    _pixel = 0  # by which boxes are smaller
+
     def __init__(
         self,
         strides: Sequence[Any],
@@ -263,111 +191,70 @@ class AnchorGenerator(_Generator):
         center_offset: float = 0.0,
         use_box_type: bool = False,
     ) -> None:
-        check_pairs("strides", strides)
-        check_numbers("ratios", ratios)
-        check_number("center_offset", center_offset, positive=False)
-        for name, value in (("scales", scales), ("base_sizes", base_sizes)):
-            if value is not None:
-                check_numbers(name, value)
-        if centers is not None:
-            check_pairs("centers", centers, positive=False)
-            expect(all(map(is_sequence, centers)), f"centers is {show(centers)}; expected a pair (x, y) per level")
-        if octave_base_scale is not None:
-            check_number("octave_base_scale", octave_base_scale)
-        if scales_per_octave is not None:
-            check_whole("scales_per_octave", scales_per_octave, 1, 512)
-        expect(
-            center_offset == 0 or centers is None,
-            f"centers is {show(centers)}; expected None where center_offset is {center_offset}",
+        self.strides = check.pairs("strides", strides)
+        check.numbers("ratios", ratios)
+        check.numbers("scales", scales, optional=True)
+        check.numbers("base_sizes", base_sizes, levels=len(strides), optional=True)
+        check.number("octave_base_scale", octave_base_scale, optional=True)
+        check.whole("scales_per_octave", scales_per_octave, 1, 512, optional=True)
+        check.pairs("centers", centers, positive=False, nested=True, levels=len(strides), optional=True)
+        check.number("center_offset", center_offset, positive=False)
+        check.that(0 <= center_offset <= 1, "center_offset", center_offset, "a number in [0, 1]")
+        check.that(
+            center_offset == 0 or centers is None, "centers", centers, f"None with center_offset {center_offset}"
         )
-        expect(0 <= center_offset <= 1, f"center_offset is {show(center_offset)}; expected a number in [0, 1]")
-        expect(
-            centers is None or len(centers) == len(strides),
-            f"centers is {show(centers)}; expected a pair per stride, {len(strides)} in all",
-        )
-        octave = octave_base_scale is not None and scales_per_octave is not None
-        expect(
-            octave != (scales is not None),
-            f"scales is {show(scales)}, octave_base_scale {octave_base_scale}, scales_per_octave {scales_per_octave}; "
-            "expected either the first or the other two",
-        )
-        self.strides = [_pair(stride) for stride in strides]
-        self.base_sizes: Any = [min(stride) for stride in self.strides] if base_sizes is None else base_sizes
-        expect(
-            len(self.base_sizes) == len(self.strides),
-            f"base_sizes is {show(base_sizes)}; expected a number per stride, {len(strides)} in all",
-        )
-        if scales is None:
-            assert octave_base_scale is not None and scales_per_octave is not None
+        self.octave_base_scale, self.scales_per_octave = octave = (octave_base_scale, scales_per_octave)
+        given = "(scales, octave_base_scale, scales_per_octave)"
+        check.that((None in octave) != (scales is None), given, (scales, *octave), "either the first or the other two")
+        if octave_base_scale is not None and scales_per_octave is not None:
             scales = [2 ** (i / scales_per_octave) * octave_base_scale for i in range(scales_per_octave)]
-        self.octave_base_scale = octave_base_scale
-        self.scales_per_octave = scales_per_octave
-        with constants():
-            self.scales: Any = _float32(scales)
-            self.ratios: Any = _float32(ratios)
+        self.base_sizes: Any = list(map(min, self.strides)) if base_sizes is None else base_sizes
+        self.scales: Any = _float32(scales)
+        self.ratios: Any = _float32(ratios)
         self.scale_major = scale_major
         self.centers: Any = centers
         self.center_offset = center_offset
-        self.use_box_type = use_box_type
-        self._make_anchors()
+        self._make_anchors(use_box_type)
 
-    def _make_anchors(self) -> None:
-        """The base anchors and their grids: the last step of every constructor."""
+    def _make_anchors(self, use_box_type: bool) -> None:
+        """The last step of every constructor."""
+        self.use_box_type = use_box_type
         with constants():
             self.base_anchors: list[Tensor] = self.gen_base_anchors()
-        self._prepare()
+            self.grid = self._grid(self.base_anchors, offset=0.0)
+        whole = all(isinstance(side, int) for stride in self.strides for side in stride)
+        self._of_sparse = "float64" if whole else "float32"  # integers' products are exact in mmdet
 
-    def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
-        strides, arithmetic = self._strides_y_x(), name_of(dtype)
-        if kind == "sparse":
-            position = "float64" if all(map(is_whole, strides)) else "float32"  # integers' products are exact in mmdet
-            arithmetic = f"{position}/{name_of(dtype)}/{name_of(self._sparse_dtype(dtype))}"
-        return AnchorGrid(self.base_anchors[levels], strides[levels], offset=0.0, arithmetic=arithmetic)
+    def _rounding(self, dtype: torch.dtype, *, sparse: bool = False) -> tuple[str, torch.dtype]:
+        if not sparse:
+            return check.name_of(dtype), dtype
+        return f"{self._of_sparse}/{check.name_of(dtype)}/{check.name_of(promoted(dtype))}", promoted(dtype)
 
-    def _sparse_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        return PROMOTED[dtype]
-
-    @property
-    def num_base_anchors(self) -> list[int]:
-        """The same as `num_base_priors`."""
-        return self.num_base_priors
+    num_base_anchors = _Generator.num_base_priors
 
     def gen_base_anchors(self) -> list[Tensor]:
         """Per level its base anchors, `(A, 4)` float32 on the CPU."""
-        return [
-            self.gen_single_level_base_anchors(
-                base_size, self.scales, self.ratios, None if self.centers is None else self.centers[level]
-            )
-            for level, base_size in enumerate(self.base_sizes)
-        ]
+        centers = [None] * self.num_levels if self.centers is None else self.centers
+        levels = zip(self.base_sizes, centers, strict=True)
+        return [self.gen_single_level_base_anchors(size, self.scales, self.ratios, center) for size, center in levels]
 
     def gen_single_level_base_anchors(
         self, base_size: float, scales: Tensor, ratios: Tensor, center: tuple[float, float] | None = None
     ) -> Tensor:
         """Base anchors of one level."""
-        widths, heights = self._widths_and_heights(base_size, scales, ratios)
-        x, y = (self.center_offset * base_size,) * 2 if center is None else center
-        return _around(x, y, 0.5 * widths, 0.5 * heights)
-
-    def _widths_and_heights(self, base_size: float, scales: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
-        # The order of the two products decides the last bit.
         roots = ratios.sqrt()
-        if self.scale_major:
+        if self.scale_major:  # the order of the two products decides the last bit
             sides = [torch.outer(base_size * factor, scales) for factor in (1 / roots, roots)]
         else:
             sides = [torch.outer(base_size * scales, factor) for factor in (1 / roots, roots)]
-        return sides[0].flatten(), sides[1].flatten()
+        w, h = (0.5 * (side.flatten() - self._pixel) for side in sides)
+        x, y = (self.center_offset * (base_size - self._pixel),) * 2 if center is None else center
+        anchors = torch.stack([x - w, y - h, x + w, y + h], dim=-1)
+        return anchors.round() if self._pixel else anchors
 
-    def grid_anchors(self, featmap_sizes: Sequence[Sequence[int]], device: Any = None) -> list[Tensor]:
+    def grid_anchors(self, featmap_sizes: _Sizes, device: Any = None) -> list[Tensor]:
         """Per level its float32 anchors, always plain tensors: `grid_priors` of old."""
-        check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        return self._split(self.grid, featmap_sizes, torch.float32, device)
-
-    def single_level_valid_flags(
-        self, featmap_size: Sequence[int], valid_size: Sequence[int], num_base_anchors: int, device: Any = None
-    ) -> Tensor:
-        """The flags of one level, of which the first `valid_size` rows and columns are valid."""
-        return self._flags(featmap_size, valid_size, num_base_anchors, device)
+        return by_level(self.grid, _ALL, self.grid, featmap_sizes, device=device)
 
     def __repr__(self) -> str:
         names = ("strides", "ratios", "scales", "base_sizes", "scale_major", "centers", "center_offset", "num_levels")
@@ -378,24 +265,18 @@ class AnchorGenerator(_Generator):
 class LegacyAnchorGenerator(AnchorGenerator):
     """mmdet's LegacyAnchorGenerator, of mmdetection 1: boxes are a pixel smaller and rounded to whole pixels."""
 
-    def gen_single_level_base_anchors(
-        self, base_size: float, scales: Tensor, ratios: Tensor, center: tuple[float, float] | None = None
-    ) -> Tensor:
-        widths, heights = self._widths_and_heights(base_size, scales, ratios)
-        x, y = (self.center_offset * (base_size - 1),) * 2 if center is None else center
-        return _around(x, y, 0.5 * (widths - 1), 0.5 * (heights - 1)).round()
+    _pixel = 1
 
 
 class SSDAnchorGenerator(AnchorGenerator):
     """mmdet's SSDAnchorGenerator: per level the ratios 1, 1 at the larger scale, then 1/r and r, around half a stride.
 
     Args:
-        strides: pixels between cells, per level: a number or a pair (w, h).
         ratios: per level a list.
         min_sizes, max_sizes: pixels, per level; or None for both, with the two below.
         basesize_ratio_range: the smallest and the largest size as fractions of `input_size`.
         input_size: 300 or 512.
-        scale_major, use_box_type: as for `AnchorGenerator`.
+        strides, scale_major, use_box_type: as for `AnchorGenerator`.
     """
 
     def __init__(
@@ -409,51 +290,29 @@ class SSDAnchorGenerator(AnchorGenerator):
         scale_major: bool = True,
         use_box_type: bool = False,
     ) -> None:
-        check_pairs("strides", strides)
-        check_numbers("ratios", ratios, depth=2, empty=True)
-        for name, value in (("min_sizes", min_sizes), ("max_sizes", max_sizes)):
-            if value is not None:
-                check_numbers(name, value)
-        count = len(strides)
-        expect(all(map(is_sequence, ratios)), f"ratios is {show(ratios)}; expected a list per level")
-        expect(len(ratios) == count, f"ratios is {show(ratios)}; expected a list per stride, {count} in all")
-        expect(
-            (min_sizes is None) == (max_sizes is None),
-            f"min_sizes is {show(min_sizes)} and max_sizes {show(max_sizes)}; expected both or neither",
-        )
-        self.strides = [_pair(stride) for stride in strides]
-        self.centers = self._centers(strides)
-        if min_sizes is None or max_sizes is None:
+        self.strides = check.pairs("strides", strides)
+        check.numbers("ratios", ratios, depth=2, nested=True, empty=True, levels=len(strides))
+        self.centers = [((width - self._pixel) / 2.0, (height - self._pixel) / 2.0) for width, height in self.strides]
+        if min_sizes is None and max_sizes is None:
             self.input_size = input_size
             self.basesize_ratio_range = basesize_ratio_range
-            min_sizes, max_sizes = _ssd_sizes(basesize_ratio_range, input_size, count)
-        for name, sizes in (("min_sizes", min_sizes), ("max_sizes", max_sizes)):
-            expect(len(sizes) == count, f"{name} is {show(sizes)}; expected a number per stride, {count} in all")
+            min_sizes, max_sizes = _ssd_sizes(basesize_ratio_range, input_size, len(strides))
+        check.numbers("min_sizes", min_sizes, levels=len(strides))
+        check.numbers("max_sizes", max_sizes, levels=len(strides))
+        assert min_sizes is not None and max_sizes is not None  # as has been checked
         self.base_sizes = min_sizes
-        with constants():
-            self.scales = [
-                _float32([1.0, math.sqrt(high / low)]) for low, high in zip(min_sizes, max_sizes, strict=True)
-            ]
-            self.ratios = [
-                _float32([1.0, *(number for ratio in of_level for number in (1 / ratio, ratio))]) for of_level in ratios
-            ]
+        spreads = [math.sqrt(high / low) for low, high in zip(min_sizes, max_sizes, strict=True)]
+        both_ways = [[way for ratio in of_level for way in (1 / ratio, ratio)] for of_level in ratios]
+        self.scales = [_float32([1.0, spread]) for spread in spreads]
+        self.ratios = [_float32([1.0, *of_level]) for of_level in both_ways]
         self.scale_major = scale_major
-        self.center_offset = 0
-        self.use_box_type = use_box_type
-        self._make_anchors()
-
-    def _centers(self, strides: Sequence[Any]) -> list[tuple[float, float]]:  # as given, which LegacySSD asks
-        return [(width / 2.0, height / 2.0) for width, height in self.strides]
+        self._make_anchors(use_box_type)
 
     def gen_base_anchors(self) -> list[Tensor]:
-        levels = []
-        for base_size, scales, ratios, center in zip(
-            self.base_sizes, self.scales, self.ratios, self.centers, strict=True
-        ):
-            boxes = self.gen_single_level_base_anchors(base_size, scales, ratios, center)
-            count = len(ratios)
-            levels.append(boxes[[0, count, *range(1, count)]])
-        return levels
+        levels = zip(self.base_sizes, self.scales, self.ratios, self.centers, strict=True)
+        boxes = [self.gen_single_level_base_anchors(*of_level) for of_level in levels]
+        counts = [len(ratios) for ratios in self.ratios]
+        return [level[[0, count, *range(1, count)]] for level, count in zip(boxes, counts, strict=True)]
 
 
 class LegacySSDAnchorGenerator(SSDAnchorGenerator, LegacyAnchorGenerator):
@@ -468,39 +327,25 @@ class LegacySSDAnchorGenerator(SSDAnchorGenerator, LegacyAnchorGenerator):
         scale_major: bool = True,
         use_box_type: bool = False,
     ) -> None:
+        check.numbers("strides", strides)  # no pairs
         super().__init__(strides, ratios, None, None, basesize_ratio_range, input_size, scale_major, use_box_type)
-
-    def _centers(self, strides: Sequence[Any]) -> list[tuple[float, float]]:
-        expect(
-            not any(isinstance(stride, Sequence) for stride in strides),
-            f"strides is {show(strides)}; expected a number per level",
-        )
-        return [((stride - 1) / 2.0, (stride - 1) / 2.0) for stride in strides]
 
 
 class YOLOAnchorGenerator(AnchorGenerator):
     """mmdet's YOLOAnchorGenerator: given sizes around half a stride.
 
     Args:
-        strides: pixels between cells, per level: a number or a pair (w, h).
         base_sizes: per level a list of as many pairs (w, h), or numbers, in pixels.
-        use_box_type: as for `AnchorGenerator`.
+        strides, use_box_type: as for `AnchorGenerator`.
     """
 
     def __init__(self, strides: Sequence[Any], base_sizes: Sequence[Sequence[Any]], use_box_type: bool = False) -> None:
-        check_pairs("strides", strides)
-        check_numbers("base_sizes", base_sizes, depth=3)
-        for level, sizes in enumerate(base_sizes):
-            check_pairs(f"base_sizes[{level}]", sizes)
-        expect(
-            len({len(sizes) for sizes in base_sizes}) == 1 and len(base_sizes) == len(strides),
-            f"base_sizes is {show(base_sizes)}; expected as many sizes for each of the {len(strides)} strides",
-        )
-        self.strides = [_pair(stride) for stride in strides]
+        self.strides = check.pairs("strides", strides)
+        check.numbers("base_sizes", base_sizes, depth=3, levels=len(strides))
+        self.base_sizes = [check.pairs(f"base_sizes[{level}]", sizes) for level, sizes in enumerate(base_sizes)]
+        check.that(len(set(map(len, base_sizes))) == 1, "base_sizes", base_sizes, "as many sizes for each level")
         self.centers = [(width / 2.0, height / 2.0) for width, height in self.strides]
-        self.base_sizes = [[_pair(size) for size in of_level] for of_level in base_sizes]
-        self.use_box_type = use_box_type
-        self._make_anchors()
+        self._make_anchors(use_box_type)
 
     def gen_base_anchors(self) -> list[Tensor]:
         return [
@@ -517,90 +362,59 @@ class MlvlPointGenerator(_Generator):
         offset: of the first point, in strides.
     """
 
-    _kinds = ("priors", "sparse", "points and strides")
-
     def __init__(self, strides: Sequence[Any], offset: float = 0.5) -> None:
-        check_pairs("strides", strides)
-        check_number("offset", offset, positive=False)
-        self.strides = [_pair(stride) for stride in strides]
+        self.strides = check.pairs("strides", strides)
+        check.number("offset", offset, positive=False)
         self.offset = offset
-        self._prepare()
+        self.grid = self._grid([[(0.0, 0.0)] for _ in strides], offset=offset, layout="point")
+        self._strided = self._grid([[(0.0, 0.0, *pair)] for pair in self.strides], offset=offset, layout="point_stride")
 
-    def _make(self, kind: str, dtype: torch.dtype, levels: slice) -> AnchorGrid:
-        strides, with_stride = self._strides_y_x()[levels], kind == "points and strides"
-        own = [[(0.0, 0.0, float(x), float(y))] if with_stride else [(0.0, 0.0)] for y, x in strides]
+    def _rounding(self, dtype: torch.dtype, *, sparse: bool = False) -> tuple[str, torch.dtype]:
         # The position is float32 in mmdet; the number that is a stride is of the output's type from the beginning.
-        arithmetic = f"float32/float32/{name_of(PROMOTED[dtype])}"
-        layout = "point_stride" if with_stride else "point"
-        return AnchorGrid(own, strides, offset=self.offset, arithmetic=arithmetic, layout=layout)
-
-    def _sparse_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        return dtype
+        return f"float32/float32/{check.name_of(promoted(dtype))}", dtype
 
     def grid_priors(
-        self,
-        featmap_sizes: Sequence[Sequence[int]],
-        dtype: torch.dtype = torch.float32,
-        device: Any = None,
-        with_stride: bool = False,
+        self, featmap_sizes: _Sizes, dtype: torch.dtype = torch.float32, device: Any = None, with_stride: bool = False
     ) -> list[Tensor]:
         """Per level its points, `(rows * columns, 2)` x, y or, `with_stride`, `(..., 4)` x, y, stride w, stride h.
 
         Arguments and errors as for `AnchorGenerator.grid_priors`; only the result is rounded to `dtype`.
         """
-        if not with_stride:
-            return super().grid_priors(featmap_sizes, dtype, device)
-        check_levels("featmap_sizes", featmap_sizes, self.num_levels)
-        return self._split(self._grid("points and strides", dtype), featmap_sizes, dtype, device)
+        return self._priors(self._strided if with_stride else self.grid, featmap_sizes, None, dtype, device)
 
     def single_level_grid_priors(
         self,
-        featmap_size: Sequence[int],
+        featmap_size: _Size,
         level_idx: int,
         dtype: torch.dtype = torch.float32,
         device: Any = None,
         with_stride: bool = False,
-    ) -> Tensor:
+    ) -> Any:
         """The points of one level."""
-        kind = "points and strides" if with_stride else "priors"
-        return self._split(self._grid(kind, dtype, level_idx), [featmap_size], dtype, device)[0]
+        grid = self._strided if with_stride else self.grid
+        return self._priors(grid, [featmap_size], level_idx, dtype, device)[0]
 
-    def single_level_valid_flags(
-        self, featmap_size: Sequence[int], valid_size: Sequence[int], device: Any = None
-    ) -> Tensor:
+    def single_level_valid_flags(self, featmap_size: _Size, valid_size: _Size, device: Any = None) -> Tensor:  # type: ignore[override]
         """The flags of one level, of which the first `valid_size` rows and columns are valid."""
-        return self._flags(featmap_size, valid_size, 1, device)
+        return super().single_level_valid_flags(featmap_size, valid_size, 1, device)
 
 
 def _float32(numbers: Any) -> Tensor:
-    return torch.as_tensor(numbers, dtype=torch.float32, device="cpu")
-
-
-def _around(x: float, y: float, half_widths: Tensor, half_heights: Tensor) -> Tensor:
-    corners = [x - half_widths, y - half_heights, x + half_widths, y + half_heights]
-    return torch.stack(corners, dim=-1)
+    with constants():
+        return torch.as_tensor(numbers, dtype=torch.float32, device="cpu")
 
 
 def _ssd_sizes(ratio_range: tuple[float, float], input_size: int, levels: int) -> tuple[list[int], list[int]]:
     """Smallest and largest size per level: those of the first by convention, the others evenly spaced per cent."""
-    check_whole("input_size", input_size, 1)
-    first_per_cent = {300: {0.15: (7, 15), 0.2: (10, 20)}, 512: {0.1: (4, 10), 0.15: (7, 15)}}
-    expect(
-        input_size in first_per_cent,
-        f"input_size is {show(input_size)}; expected 300 or 512, or min_sizes and max_sizes",
-    )
-    expect(
-        isinstance(ratio_range, tuple) and len(ratio_range) == 2 and ratio_range[0] in first_per_cent[input_size],
-        f"basesize_ratio_range is {show(ratio_range)}; expected a pair that begins with one of "
-        f"{', '.join(map(str, first_per_cent[input_size]))} where input_size is {input_size}",
-    )
-    expect(levels > 2, f"strides has {levels} levels; expected more than 2, or min_sizes and max_sizes")
+    check.that(input_size in (300, 512), "input_size", input_size, "300 or 512, or min_sizes and max_sizes")
+    firsts = {0.15: (7, 15), 0.2: (10, 20)} if input_size == 300 else {0.1: (4, 10), 0.15: (7, 15)}
+    good = isinstance(ratio_range, tuple) and len(ratio_range) == 2 and ratio_range[0] in firsts
+    expected = f"a pair that begins with {' or '.join(map(str, firsts))} where input_size is {input_size}"
+    check.that(good, "basesize_ratio_range", ratio_range, expected)
+    check.that(levels > 2, "the number of strides", levels, "more than 2, or min_sizes and max_sizes")
     low, high = (int(ratio * 100) for ratio in ratio_range)
     step = int((high - low) / (levels - 2))
-    expect(step > 0, f"basesize_ratio_range is {show(ratio_range)}; expected a wider range for {levels} levels")
-    per_cent = [
-        first_per_cent[input_size][ratio_range[0]],
-        *((least, least + step) for least in range(low, high + 1, step)),
-    ]
-    smallest, largest = zip(*((int(input_size * a / 100), int(input_size * b / 100)) for a, b in per_cent), strict=True)
-    return list(smallest), list(largest)
+    check.that(step > 0, "basesize_ratio_range", ratio_range, f"a wider range for {levels} levels")
+    per_cent = [firsts[ratio_range[0]], *((least, least + step) for least in range(low, high + 1, step))]
+    smallest, largest = ([int(input_size * pair[end] / 100) for pair in per_cent] for end in (0, 1))
+    return smallest, largest

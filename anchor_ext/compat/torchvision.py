@@ -11,19 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..grid import AnchorGrid
-from ._common import (
-    DTYPES,
-    PROMOTED,
-    CompatError,
-    as_lists,
-    check_features,
-    check_number,
-    check_numbers,
-    constants,
-    expect,
-    name_of,
-    show,
-)
+from . import _check as check
+from ._common import constants, promoted
 
 __all__ = ["AnchorGenerator", "DefaultBoxGenerator"]
 
@@ -48,11 +37,18 @@ class _StandIn(nn.Module):
         return _new, (type(self),), self.__dict__  # the default would look for __class__
 
 
+def _as_lists(value: Any) -> Any:
+    """An array or a tensor as lists; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _images(image_list: Any) -> tuple[Tensor, Sequence[Any]]:
     try:
         return image_list.tensors, image_list.image_sizes
     except AttributeError as error:
-        raise CompatError(f"image_list is a {type(image_list).__name__}; expected torchvision's ImageList") from error
+        raise check.CompatError(
+            f"image_list is a {type(image_list).__name__}; expected torchvision's ImageList"
+        ) from error
 
 
 class AnchorGenerator(_StandIn):
@@ -75,9 +71,9 @@ class AnchorGenerator(_StandIn):
         aspect_ratios: Sequence[Any] = ((0.5, 1.0, 2.0),),
     ) -> None:
         super().__init__()
-        sizes, aspect_ratios = as_lists(sizes), as_lists(aspect_ratios)
-        check_numbers("sizes", sizes, depth=2)
-        check_numbers("aspect_ratios", aspect_ratios, depth=2)
+        sizes, aspect_ratios = _as_lists(sizes), _as_lists(aspect_ratios)
+        check.numbers("sizes", sizes, depth=2)
+        check.numbers("aspect_ratios", aspect_ratios, depth=2)
         if not isinstance(sizes[0], (list, tuple)):
             sizes = tuple((size,) for size in sizes)
         if not isinstance(aspect_ratios[0], (list, tuple)):
@@ -88,12 +84,7 @@ class AnchorGenerator(_StandIn):
             self.cell_anchors = [
                 self.generate_anchors(of_level, ratios) for of_level, ratios in zip(sizes, aspect_ratios, strict=False)
             ]
-            self._grids = {
-                dtype: AnchorGrid(
-                    self.cell_anchors, None, offset=0.0, arithmetic="float64/{0}/{0}".format(name_of(dtype))
-                )
-                for dtype in DTYPES
-            }
+            self._grid = AnchorGrid(self.cell_anchors, None, offset=0.0)
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}, from anchor_ext"
@@ -129,10 +120,10 @@ class AnchorGenerator(_StandIn):
         Raises:
             CompatError: there are more or fewer feature maps than levels, or their dtype is no floating one.
         """
-        check_features("feature_maps", feature_maps, len(self.cell_anchors))
+        check.features("feature_maps", feature_maps, len(self.cell_anchors))
         images, sizes = _images(image_list)
         dtype = feature_maps[0].dtype
-        anchors = self._grids[dtype](
+        anchors = self._grid._with(arithmetic=f"float64/{check.name_of(dtype)}/{check.name_of(dtype)}")(
             [feature_map.shape[-2:] for feature_map in feature_maps],
             image_shape=images.shape[-2:],
             dtype=dtype,
@@ -167,26 +158,17 @@ class DefaultBoxGenerator(_StandIn):
         clip: bool = True,
     ) -> None:
         super().__init__()
-        check_numbers("aspect_ratios", aspect_ratios, depth=2, empty=True)
+        check.numbers("aspect_ratios", aspect_ratios, depth=2, nested=True, empty=True)
         levels = len(aspect_ratios)
-        for level, ratios in enumerate(aspect_ratios):
-            expect(not isinstance(ratios, (int, float)), f"aspect_ratios[{level}] is {ratios}; expected a list")
-        expect(
-            steps is None or len(steps) == levels,
-            f"steps is {show(steps)}; expected a number per entry of aspect_ratios, {levels} in all",
-        )
-        if steps is not None:
-            check_numbers("steps", steps)
+        check.numbers("steps", steps, levels=levels, optional=True)
         if scales is None:
-            check_number("min_ratio", min_ratio)
-            check_number("max_ratio", max_ratio)
+            check.number("min_ratio", min_ratio)
+            check.number("max_ratio", max_ratio)
             spread = max_ratio - min_ratio
             between = [min_ratio + spread * level / (levels - 1.0) for level in range(levels)] if levels > 1 else []
             scales = [*between, 1.0] if levels > 1 else [min_ratio, max_ratio]
-        expect(
-            len(scales) > levels, f"scales is {show(scales)}; expected {levels + 1} numbers, one per level and one more"
-        )
-        check_numbers("scales", scales)
+        check.numbers("scales", scales)
+        check.that(len(scales) > levels, "scales", scales, f"{levels + 1} numbers, one per level and one more")
         self.aspect_ratios = aspect_ratios
         self.steps = steps
         self.clip = clip
@@ -194,14 +176,7 @@ class DefaultBoxGenerator(_StandIn):
         with constants():
             halves = [0.5 * self._sizes(level) for level in range(levels)]
             boxes = [torch.cat([-half, half], dim=1).tolist() for half in halves]
-        self._grids = {
-            dtype: AnchorGrid(
-                boxes,
-                steps,
-                arithmetic=f"quotient/{name_of(dtype)}/{name_of(PROMOTED[dtype])}",
-            )
-            for dtype in DTYPES
-        }
+        self._grid = AnchorGrid(boxes, steps, arithmetic="quotient")
 
     def _sizes(self, level: int) -> Tensor:
         """Widths and heights, (boxes, 2) float32, fractions of the image."""
@@ -224,13 +199,13 @@ class DefaultBoxGenerator(_StandIn):
         The result is float32, or float64 where the feature maps are; the centres are rounded to the feature maps'
         dtype, as in torchvision.
         """
-        check_features("feature_maps", feature_maps, len(self.aspect_ratios))
+        check.features("feature_maps", feature_maps, len(self.aspect_ratios))
         images, sizes = _images(image_list)
         dtype = feature_maps[0].dtype
-        boxes = self._grids[dtype](
+        boxes = self._grid._with(arithmetic=f"quotient/{check.name_of(dtype)}/{check.name_of(promoted(dtype))}")(
             [feature_map.shape[-2:] for feature_map in feature_maps],
             image_shape=images.shape[-2:],
-            dtype=PROMOTED[dtype],
+            dtype=promoted(dtype),
             device=feature_maps[0].device,
         )
         return [boxes] * len(sizes)

@@ -11,14 +11,14 @@ from torch import Tensor
 from .. import ops
 from .._recording import constant_to_the_compiler, constants
 from .._spec import Configuration
-from ._common import CompatError, check_levels, check_numbers, name_of, show, to_float
+from . import _check as check
 
 __all__ = ["make_anchors"]
 
 
 @functools.lru_cache(maxsize=64)  # plain numbers, no tensor
 def _configuration(strides: tuple[float, ...], offset: float, arithmetic: str) -> Configuration:
-    check_numbers("strides", strides, positive=False)
+    check.numbers("strides", strides, positive=False)
     points = [(0.0, 0.0, stride, stride) for stride in strides]
     ones, offsets = [(1.0, 1.0)] * len(strides), [(offset, offset)] * len(strides)
     return Configuration.of(points, ones, offsets, arithmetic=arithmetic, layout="point_stride")
@@ -52,30 +52,32 @@ def make_anchors(
     grids, whole = [], False
     if isinstance(feats, Tensor):
         if feats.ndim != 2 or feats.shape[1] != 2:
-            raise CompatError(f"feats has shape {tuple(feats.shape)}; expected (levels, 2), or a list of tensors")
+            raise check.CompatError(f"feats has shape {tuple(feats.shape)}; expected (levels, 2), or a list of tensors")
         grids = [(int(rows), int(columns)) for rows, columns in feats.tolist()]
         whole = not feats.is_floating_point() and not feats.is_complex() and feats.dtype != torch.bool
     elif isinstance(feats, (list, Sequence)):  # a list is known at once
         for feat in feats:
             shape = feat.shape if isinstance(feat, Tensor) else ()
             if len(shape) != 4:
-                raise CompatError(f"feats[{len(grids)}] is {show(feat)}; expected a tensor (B, C, rows, columns)")
+                raise check.CompatError(
+                    f"feats[{len(grids)}] is {check.show(feat)}; expected a tensor (B, C, rows, columns)"
+                )
             grids.append((shape[2], shape[3]))
     if not grids:
-        raise CompatError(f"feats is {show(feats)}; expected a list of tensors, or a tensor (levels, 2)")
+        raise check.CompatError(f"feats is {check.show(feats)}; expected a list of tensors, or a tensor (levels, 2)")
     numbers = strides.tolist() if isinstance(strides, Tensor) else strides
-    check_levels("strides", numbers, len(grids))
+    check.levels("strides", numbers, len(grids))
     first = feats[0]
     given = first.dtype
     dtype = torch.float32 if whole else given
-    arithmetic = name_of(dtype, "feats[0].dtype")
+    arithmetic = check.name_of(dtype, "feats[0].dtype")
     levels = tuple(
         [
-            stride if type(stride) in (float, int) else to_float(f"strides[{i}]", stride)
+            stride if type(stride) in (float, int) else check.as_float(f"strides[{i}]", stride)
             for i, stride in enumerate(numbers)
         ]
     )
-    offset = to_float("grid_cell_offset", grid_cell_offset)
+    offset = check.as_float("grid_cell_offset", grid_cell_offset)
     if torch.compiler.is_dynamo_compiling():
         config = Configuration(_spec(constants(levels), constants(offset), arithmetic))
     else:
