@@ -242,11 +242,13 @@ def _spec_of(*arguments: Any) -> str:
     return Anchors(*arguments)._config.spec
 
 
-def _config_of(*arguments: Any) -> Configuration:
+def _config_of(pyramid_levels: Any, strides: Any, sizes: Any, ratios: Any, scales: Any) -> Configuration:
     """Of what `Anchors` takes."""
+    if pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None:
+        return _DEFAULT
     if is_compiled():
-        return Configuration(_spec_of(*constants(arguments)))
-    return Anchors(*arguments)._config
+        return Configuration(_spec_of(*constants((pyramid_levels, strides, sizes, ratios, scales))))
+    return Anchors(pyramid_levels, strides, sizes, ratios, scales)._config
 
 
 def generate(
@@ -284,9 +286,7 @@ def generate(
         RuntimeError: device is CUDA, and torch's CUDA, anchor_ext's or a GPU is missing; out of memory, as torch
             raises it.
     """
-    config = _DEFAULT
-    if not (pyramid_levels is None and strides is None and sizes is None and ratios is None and scales is None):
-        config = _config_of(pyramid_levels, strides, sizes, ratios, scales)
+    config = _config_of(pyramid_levels, strides, sizes, ratios, scales)
     return ops.generate(config, None, image_shape, None, True, dtype, device, out)
 
 

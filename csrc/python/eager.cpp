@@ -98,7 +98,10 @@ std::pair<py::object, void*> empty(Sizes sizes, PyObject* dtype, PyObject* devic
   auto out =
       py::reinterpret_steal<py::object>(PyObject_Vectorcall(torch_empty.ptr(), arguments, sizes.count, keywords));
   if (!out) throw py::error_already_set();
-  void* const memory = PyLong_AsVoidPtr(out.attr("data_ptr")().ptr());
+  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(out.ptr(), data_ptr));
+  if (!address) throw py::error_already_set();
+  void* const memory = PyLong_AsVoidPtr(address.ptr());
   if (memory == nullptr) throw std::runtime_error("anchor_ext: torch.empty gave a tensor without memory");
   return {std::move(out), memory};
 }
