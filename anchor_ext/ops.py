@@ -31,6 +31,7 @@ __all__ = [
 
 _PAIRS = {2: torch.int32, 4: torch.int64, 8: torch.complex128}  # types of twice as many bytes as a dtype's
 _CPU = torch.device("cpu")
+_MANY = 2**62
 _MAX_DEVICES = 64  # that are kept for Configuration.eager: several names per device
 
 
@@ -56,10 +57,21 @@ def _pair(name: str, shape: Any, expected: str) -> list[Any]:
     return [shape[0], shape[1]]
 
 
+def _is_plain(shape: Any) -> bool:
+    """A tuple of two ints that the native library can hold, as nearly every shape is: there is nothing to read."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) == 2
+        and type(shape[0]) is int
+        and type(shape[1]) is int
+        and (is_compiled() or -_MANY <= shape[0] <= _MANY >= shape[1] >= -_MANY)
+    )
+
+
 def _sides(name: str, shape: Any) -> list[int]:
     """A shape."""
-    if isinstance(shape, tuple) and len(shape) == 2 and type(shape[0]) is int and type(shape[1]) is int:
-        return [shape[0], shape[1]]  # as nearly all are
+    if _is_plain(shape):
+        return [shape[0], shape[1]]
     if not is_compiled() and not is_symbolic(shape):
         return list(_read_image_shape(shape, name))
     return _pair(name, shape, "two positive integers (height, width)")
@@ -71,20 +83,8 @@ def _sides_or_none(name: str, shape: Any) -> list[int] | None:
 
 def _grids(shapes: Any) -> list[int]:
     """Rows and columns, level after level."""
-    sides: list[int] = []
-    if type(shapes) in (list, tuple):
-        for shape in shapes:
-            if (
-                not isinstance(shape, tuple)
-                or len(shape) != 2
-                or type(shape[0]) is not int
-                or type(shape[1]) is not int
-            ):
-                break
-            sides += shape
-        else:
-            if sides:
-                return sides
+    if isinstance(shapes, (list, tuple)) and shapes and all(map(_is_plain, shapes)):
+        return [side for shape in shapes for side in shape]
     if not is_compiled() and not is_symbolic(shapes):
         return [side for shape in _read_level_shapes(shapes) for side in shape]
     if not isinstance(shapes, (tuple, list)):
@@ -172,7 +172,10 @@ def generate_many(config: Configuration, image_shapes: Any, dtype: torch.dtype, 
         return [generate(config, None, shape, None, True, dtype, device, None) for shape in image_shapes]
     shapes = [_sides(f"image_shapes[{i}]", shape) for i, shape in enumerate(image_shapes)]
     boxes = call("generate_many", [side for shape in shapes for side in shape], config.spec, dtype=name, device=place)
-    counts = [sum(level_sizes(config, None, shape)) for shape in shapes]
+    if is_compiled() or is_symbolic(shapes):
+        counts = [sum(level_sizes(config, None, tuple(shape))) for shape in shapes]
+    else:
+        counts = [config.native.num_anchors(None, shape, None) for shape in shapes]
     return list(torch.split(boxes.unsqueeze(0), counts, dim=1))
 
 

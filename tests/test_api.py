@@ -74,9 +74,9 @@ def test_a_device_without_a_kernel_gets_a_copy(monkeypatch):
     made_on = []
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: made_on.append(self.device) or self.clone())
     assert torch.equal(anchor_ext.generate(SHAPE, device="cpu"), expected())
+    assert made_on == [torch.device("cpu")]
     out = torch.zeros_like(expected())
     assert anchor_ext.generate(SHAPE, device="cpu", out=out) is out and torch.equal(out, expected())
-    assert made_on == [torch.device("cpu")]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
