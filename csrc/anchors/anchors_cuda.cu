@@ -118,7 +118,6 @@ __global__ void __launch_bounds__(kThreads)
   const Numbers<T> own = half<T, kPlain>(pyramid, cell_anchor_at(pyramid, level, which), false, x);
   const Packed<T> own_packed = packed(own);
   const bool whole = components == 4 && is_aligned(out);
-
   std::int64_t flat = level.begin + first_row * of_row + across;
   const Bits<T>* of_y = table + which * components;
 #pragma unroll 2  // more take registers, and with them threads, from the multiprocessors
@@ -153,8 +152,8 @@ __global__ void __launch_bounds__(kThreads)
   if (i < batch.num_anchors) store(out, i, anchor_at<true>(pyramid, locate(pyramid, batch, i)), 4);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    flags_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ AnchorPredicate predicate, bool* out) {
+__global__ void __launch_bounds__(kThreads) flags_kernel(const __grid_constant__ Pyramid pyramid,
+                                                         const __grid_constant__ AnchorPredicate predicate, bool* out) {
   const std::int64_t i = thread_index();
   if (i < pyramid.num_anchors) out[i] = flag_at(pyramid, predicate, i);
 }
@@ -214,16 +213,10 @@ Tiles tiles_of(const Pyramid& pyramid, int device, std::int64_t& blocks) {
 // Calls `function` with `out` as a pointer to the type.
 template <typename Function>
 void with_type(Dtype dtype, void* out, const Function& function) {
-  switch (dtype) {
-    case Dtype::float32:
-      return function(static_cast<float*>(out));
-    case Dtype::float64:
-      return function(static_cast<double*>(out));
-    case Dtype::float16:
-      return function(static_cast<Float16*>(out));
-    case Dtype::bfloat16:
-      return function(static_cast<BFloat16*>(out));
-  }
+  if (dtype == Dtype::float32) return function(static_cast<float*>(out));
+  if (dtype == Dtype::float64) return function(static_cast<double*>(out));
+  if (dtype == Dtype::float16) return function(static_cast<Float16*>(out));
+  function(static_cast<BFloat16*>(out));
 }
 
 template <typename T, typename AnyPyramid>

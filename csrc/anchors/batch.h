@@ -27,10 +27,7 @@ ANCHOR_EXT_HD Position locate(const Grids& pyramid, const Batch& batch, std::int
   std::int32_t image = 0;
   for (std::int32_t end = batch.num_images; end - image > 1;) {
     const std::int32_t middle = image + (end - image) / 2;
-    if (flat_index >= batch.images[middle].begin)
-      image = middle;
-    else
-      end = middle;
+    (flat_index >= batch.images[middle].begin ? image : end) = middle;
   }
   std::int64_t within = flat_index - batch.images[image].begin;
   for (std::int32_t l = 0;; ++l) {
