@@ -15,6 +15,8 @@ from torch import nn
 
 import anchor_ext
 
+pytestmark = pytest.mark.quick
+
 SHAPE = (100, 140)
 ODD = {
     "pyramid_levels": [2, 5],

@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import anchor_ext
 
+pytestmark = pytest.mark.quick
+
 NESTED = torch.nested.nested_tensor([torch.zeros(3, 4)])
 CASES = [
     # image_shape

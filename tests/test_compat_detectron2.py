@@ -260,6 +260,7 @@ def test_results_are_the_callers_own(dim):
     assert same(generator.grid_anchors(GRIDS), references)
 
 
+@pytest.mark.quick
 @dims
 def test_one_launch(dim):
     for arguments in (arguments_of(dim), arguments_of(dim, strides=[7.3, 12, 4, 100, 3], offset=0.3)):
@@ -334,18 +335,21 @@ TWELVE_ROTATED_CELLS = torch.tensor(
 )
 
 
+@pytest.mark.quick
 def test_detectron2s_default_case():
     cfg = config(4, SIZES=[[32, 64]], ASPECT_RATIOS=[[0.25, 1, 4]])
     (boxes,) = compat.DefaultAnchorGenerator(cfg, shapes([4])).grid_anchors([(1, 2)], device="cpu")
     assert torch.equal(boxes, torch.cat([SIX_CELLS, SIX_CELLS + torch.tensor([4.0, 0, 4, 0])]))
 
 
+@pytest.mark.quick
 def test_detectron2s_centred_case():
     generator = compat.DefaultAnchorGenerator(sizes=[32, 64], aspect_ratios=[0.25, 1, 4], strides=[4])
     (boxes,) = generator.grid_anchors([(1, 2)], device="cpu")
     assert torch.equal(boxes, torch.cat([SIX_CELLS + 2, SIX_CELLS + 2 + torch.tensor([4.0, 0, 4, 0])]))
 
 
+@pytest.mark.quick
 def test_detectron2s_rotated_case():
     cfg = config(5, SIZES=[[32, 64]], ASPECT_RATIOS=[[0.25, 1, 4]], ANGLES=[0, 45])
     (boxes,) = compat.RotatedAnchorGenerator(cfg, shapes([4])).grid_anchors([(1, 2)], device="cpu")
@@ -380,6 +384,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("dim", "name", "value", "shown"),
     [(dim, *case) for dim in CLASSES for case in ERRORS if dim == 5 or case[0] != "angles"],
@@ -496,6 +501,7 @@ def test_without_detectron2(dim, no_detectron2):
         compat.register()
 
 
+@pytest.mark.quick
 def test_register(detectron2):
     compat.register()
     compat.register()  # twice is as good as once

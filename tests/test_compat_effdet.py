@@ -88,6 +88,7 @@ def test_random_configurations(device, rng, effdet):
         assert ours.boxes.device.type == device.type
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("model", BASE + LARGE + OTHERS)
 def test_configurations_of_effdet(model, effdet):
     config = effdet.config.get_efficientdet_config(model)
@@ -98,6 +99,7 @@ def test_configurations_of_effdet(model, effdet):
         assert same_anchors(ours, theirs)
 
 
+@pytest.mark.quick
 def test_is_a_module(effdet):
     """Copied, pickled and converted as every module is."""
     ours, theirs = compat.Anchors(*SIMPLE.values()), effdet.anchors.Anchors(*SIMPLE.values())
@@ -187,6 +189,7 @@ def test_model(rng, monkeypatch, effdet):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[1])
 
 
+@pytest.mark.quick
 def test_one_launch():
     seen = launches.operators(lambda: compat.Anchors(**SIMPLE))
     assert launches.is_one_launch(seen), seen
@@ -204,6 +207,7 @@ def test_never_imports_effdet(tmp_path):
     assert run.stdout.strip() == ""
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("argument", "value"),
     [

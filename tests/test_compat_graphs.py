@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anchor_ext.compat import detectron2, effdet, mmdet, torchvision, ultralytics
 
+pytestmark = pytest.mark.quick
+
 STRIDES = [8, 16]
 SHAPES = [(96, 160), (61, 100), (128, 333)]
 

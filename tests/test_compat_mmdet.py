@@ -187,6 +187,7 @@ def test_grid_priors(name, dtype, device, rng, mmdet):
             assert same(prior, expected[level]), made_of
 
 
+@pytest.mark.quick
 @boxes_only
 def test_grid_anchors(name, device, rng, mmdet):
     for ours, theirs, grids, made_of in pairs(150, name, mmdet, rng):
@@ -438,6 +439,7 @@ BAD_ARGUMENTS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("name", "arguments", "argument", "value"), BAD_ARGUMENTS)
 def test_bad_arguments(name, arguments, argument, value, mmdet):
     with pytest.raises((ValueError, AssertionError)):
@@ -520,6 +522,7 @@ def equal_to_four_digits(base_anchors, documented) -> bool:
     return all(torch.allclose(ours, torch.tensor(rows), rtol=0, atol=1e-4) for ours, rows in pairs)
 
 
+@pytest.mark.quick
 def test_points_as_documented(build, device):
     generator = build(type="MlvlPointGenerator", strides=[4, 8], offset=0)
     assert generator.num_base_priors == [1, 1]
@@ -567,6 +570,7 @@ SPARSE = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("configuration", "grids", "index"), SPARSE)
 def test_sparse_priors_as_documented(configuration, grids, index, build, device):
     generator = build(**configuration)
@@ -578,6 +582,7 @@ def test_sparse_priors_as_documented(configuration, grids, index, build, device)
         assert torch.equal(sparse, priors[index])
 
 
+@pytest.mark.quick
 def test_anchors_as_documented(build, device):
     generator = build(type="AnchorGenerator", scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8])
     assert generator.num_base_priors == generator.num_base_anchors == [3, 3]
@@ -699,6 +704,7 @@ SSD_OF_VGG = [
 VGG = dict(**SSD300, ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]])
 
 
+@pytest.mark.quick
 def test_ssd_as_documented(build, device):
     sizes = [48, 100, 150, 202, 253, 300]
     for maximum in (None, [100, 150, 202, 253]):
@@ -735,6 +741,7 @@ def test_ssd_as_documented(build, device):
     assert all(map(torch.equal, anchors, in_pairs.grid_anchors(SSD_GRIDS, device)))
 
 
+@pytest.mark.quick
 def test_yolo_as_documented(build, device):
     generator = build(type="YOLOAnchorGenerator", **YOLO)
     documented = [
@@ -778,6 +785,7 @@ RETINA = [
 RETINA_STRIDES = [8, 16, 32, 64, 128]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("grids", "shape", "valid"),
     [

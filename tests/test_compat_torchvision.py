@@ -134,6 +134,7 @@ def test_every_split_of_the_cpu_threads(dtype):
         torch.set_num_threads(before)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -352,6 +353,7 @@ def test_copies(name, used):
         assert reference.same_bits(twin(batch, features)[0], wanted)
 
 
+@pytest.mark.quick
 @both
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_launch(name, dtype):
@@ -390,6 +392,7 @@ def test_incorrect_anchors():
     assert isinstance(raised.value, ValueError)
 
 
+@pytest.mark.quick
 def test_documented_anchors(device):
     batch = SimpleNamespace(tensors=torch.randn(2, 3, 15, 15, device=device), image_sizes=[(15, 15)] * 2)
     model = ours.AnchorGenerator(((10,),), ((1,),)).eval()
@@ -400,6 +403,7 @@ def test_documented_anchors(device):
         assert torch.equal(image.cpu(), torch.tensor(expected))
 
 
+@pytest.mark.quick
 def test_documented_default_boxes(device):
     batch = SimpleNamespace(tensors=torch.zeros(2, 3, 15, 15, device=device), image_sizes=[(15, 15)] * 2)
     boxes = ours.DefaultBoxGenerator([[2]]).eval()(batch, [torch.zeros(2, 8, 1, 1, device=device)])
@@ -417,6 +421,7 @@ def test_documented_default_boxes(device):
         torch.testing.assert_close(image.cpu(), expected, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "name, arguments, argument",
     [

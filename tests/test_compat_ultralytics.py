@@ -79,6 +79,7 @@ def test_random_cases(dtype, device, rng):
         assert {tensor.device.type for tensor in result} == {device.type}
 
 
+@pytest.mark.quick
 @pytest.mark.peers
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_original(dtype, rng):
@@ -97,6 +98,7 @@ def test_the_originals_signature():
     assert [(p.name, p.default, p.kind) for p in ours] == [(p.name, p.default, p.kind) for p in theirs]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strides", [STRIDES, tuple(STRIDES), torch.tensor(STRIDES), torch.tensor(STRIDES) / 3])
 def test_kinds_of_strides(strides, dtype):
@@ -169,6 +171,7 @@ def test_one_launch_and_a_copy_of_each(dtype):
         assert launches.is_one_launch(seen, outputs=3, reads=reads), seen
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

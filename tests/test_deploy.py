@@ -102,6 +102,7 @@ def test_exported_program(strict, device, tmp_path):
     run_elsewhere("exported", tmp_path / "model.pt2", tmp_path, device)
 
 
+@pytest.mark.quick
 def test_exported_program_holds_the_whole_configuration():
     exported = export(anchor_ext.Anchors(sizes=[30.5, 61, 122, 244, 488]))
     assert "anchor_ext.generate.default" in exported.graph_module.code

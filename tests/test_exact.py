@@ -26,6 +26,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SIZES)
 def test_defaults(shape, dtype, device):
@@ -36,6 +37,7 @@ def test_defaults(shape, dtype, device):
     assert reference.same_bits(boxes, expected)
 
 
+@pytest.mark.quick
 def test_numbers_of_640x832():
     boxes = anchor_ext.generate((640, 832), device="cpu")
     assert boxes.shape == (1, 99765, 4) and boxes.dtype == torch.float32
@@ -91,6 +93,7 @@ def test_threads_are_used(tmp_path):
     assert int(run.stdout) == 2, run.stdout  # the first loop of the process has made the threads that share it
 
 
+@pytest.mark.quick
 def test_the_limits_of_a_pyramid(device):
     """16 levels, 512 cell anchors, and cells of one anchor and of 512."""
     shape = (40, 56)
@@ -105,6 +108,7 @@ def test_the_limits_of_a_pyramid(device):
         assert torch.equal(boxes.cpu(), torch.from_numpy(expected)[None])
 
 
+@pytest.mark.quick
 def test_rounds_once_not_twice(device):
     """Values that lie just beside a tie of the 16-bit type, where going through float32 picks the wrong side."""
     for dtype, digits in ((torch.float16, 10), (torch.bfloat16, 7)):

@@ -27,7 +27,7 @@ def make(arguments) -> tuple[AnchorGrid, dict]:
     return grid_of(arguments), {"image_shape": arguments["image_shape"], "clip": arguments["clip"]}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [pytest.param(DTYPES[0], marks=pytest.mark.quick), *DTYPES[1:]])
 def test_random_grids(dtype, device, rng):
     for _ in range(600):
         arguments = random_grid(rng)
@@ -73,6 +73,7 @@ def test_every_split_of_the_cpu_threads(dtype, rng):
         torch.set_num_threads(before)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("integers", [torch.int64, torch.int32, torch.int16, torch.uint8])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_at(dtype, integers, device, rng):
@@ -147,6 +148,7 @@ def test_inside(dtype, device, rng):
     assert both == {True, False}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("border", [0, 8, -8])
 def test_inside_at_the_very_edge(border, device):
     """Anchors that touch the limits: a lower bound on its limit is inside, an upper bound on its limit is not."""
@@ -158,6 +160,7 @@ def test_inside_at_the_very_edge(border, device):
     assert touching.any() and not flags[touching].any()
 
 
+@pytest.mark.quick
 def test_valid_flags(device, rng):
     for _ in range(300):
         arguments = random_grid(rng)
@@ -181,6 +184,7 @@ def test_valid_flags(device, rng):
         assert torch.equal(flags.cpu(), torch.cat(expected)), (padded, arguments)
 
 
+@pytest.mark.quick
 def test_clipped_to_the_image(device):
     grid = AnchorGrid(CELLS, [8, 16])
     boxes = grid(SHAPES, clip=(21, 33), device=device).cpu()
@@ -189,6 +193,7 @@ def test_clipped_to_the_image(device):
     assert torch.equal(boxes, expected) and not torch.equal(boxes, plain)
 
 
+@pytest.mark.quick
 def test_anchors_are_the_grid_of_retinanet(device):
     anchors = anchor_ext.Anchors()
     grid = AnchorGrid(anchors.cell_anchors, anchors.strides)
@@ -196,6 +201,7 @@ def test_anchors_are_the_grid_of_retinanet(device):
     assert torch.equal(grid(anchors.level_shapes(shape), device=device), anchors.generate(shape, device=device)[0])
 
 
+@pytest.mark.quick
 def test_out(device):
     grid = AnchorGrid(CELLS, [8, 16], arithmetic="float32")
     expected = grid(SHAPES, device=device)
@@ -205,6 +211,7 @@ def test_out(device):
         grid(SHAPES, out=out[None])
 
 
+@pytest.mark.quick
 def test_split_and_sizes():
     grid = AnchorGrid(CELLS, None, offset=0.0)
     boxes = grid(SHAPES, image_shape=(40, 56), device="cpu")
@@ -217,6 +224,7 @@ def test_split_and_sizes():
         grid.split(scores, SHAPES)
 
 
+@pytest.mark.quick
 def test_pickle_copy_and_repr(rng):
     for _ in range(20):
         arguments = random_grid(rng)
@@ -350,6 +358,7 @@ BAD_GRIDS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_GRIDS)
 def test_bad_configuration(arguments, error, message):
     with pytest.raises(error, match=message):
@@ -375,12 +384,14 @@ BAD_CALLS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS)
 def test_bad_call(call, error, message):
     with pytest.raises(error, match=message):
         call(AnchorGrid(CELLS, [8, 16]))
 
 
+@pytest.mark.quick
 def test_what_a_call_needs():
     with pytest.raises(ValueError, match=r"image_shape is None; expected .* strides=None"):
         AnchorGrid(CELLS, None)(SHAPES, device="cpu")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from anchor_ext import _recording
+
+pytestmark = pytest.mark.quick
 
 
 def test_the_compiler_is_not_imported():

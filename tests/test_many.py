@@ -12,6 +12,7 @@ import anchor_ext
 SHAPES = [(640, 832), (64, 64), (1, 1), (333, 1000), (64, 64)]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("configuration", [{}, ODD])
 def test_the_bits_of_each_alone(configuration, dtype, device):
@@ -37,6 +38,7 @@ def test_shares_of_threads_cross_images(threads):
     assert all(torch.equal(boxes, anchor_ext.generate(s, device="cpu")) for boxes, s in zip(many, shapes, strict=True))
 
 
+@pytest.mark.quick
 def test_views_of_one_allocation():
     many = anchor_ext.generate_many(SHAPES, device="cpu")
     assert all(boxes.is_contiguous() for boxes in many)
@@ -46,6 +48,7 @@ def test_views_of_one_allocation():
     assert seen["[memory]"] + seen["aten::empty"] <= 2 and not seen["aten::cat"] and not seen["aten::copy_"]
 
 
+@pytest.mark.quick
 @pytest.mark.gpu
 def test_one_launch():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

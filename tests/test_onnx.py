@@ -64,7 +64,7 @@ class Detector(nn.Module):
         return boxes if self.dtype != torch.float32 else self.anchors(image)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.quick), torch.float64])
 def test_anchors_at_any_size(dtype, tmp_path):
     module = Detector(anchor_ext.Anchors(strides=[8.3, 15.7, (31.9, 33), 64, 127.9]), dtype)
     path = tmp_path / "anchors.onnx"
@@ -180,6 +180,7 @@ class Inside(nn.Module):
 CELLS = [[(0.0, 0.0, 1.0, 1.0)]]
 
 
+@pytest.mark.quick
 def test_refuses_flags_in_16_bits(tmp_path):
     with pytest.raises(Exception) as raised:
         export(Inside(), tmp_path / "flags.onnx")

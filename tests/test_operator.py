@@ -14,6 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import anchor_ext
 
+pytestmark = pytest.mark.quick
+
 SHAPE = (60, 100)
 EXPECTED = reference.rounded(reference.anchors(SHAPE), torch.float32)
 

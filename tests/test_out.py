@@ -10,6 +10,8 @@ from torch import nn
 
 import anchor_ext
 
+pytestmark = pytest.mark.quick
+
 SHAPE = (70, 90)
 N = anchor_ext.Anchors().num_anchors(SHAPE)
 

@@ -13,6 +13,7 @@ from anchor_ext.compat import mmdet
 from anchor_ext.compat.torchvision import DefaultBoxGenerator
 
 pytestmark = [
+    pytest.mark.quick,
     pytest.mark.skipif(not hasattr(torch.jit, "script"), reason="torch has no TorchScript any more"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
