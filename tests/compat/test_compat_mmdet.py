@@ -409,7 +409,7 @@ def test_register_before_mmdet_has_registered_its_own(tmp_path, mmdet):
         from mmdet.registry import TASK_UTILS
         assert TASK_UTILS.get("AnchorGenerator") is compat.AnchorGenerator
     """
-    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1])]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
