@@ -100,6 +100,11 @@ def _sizes(spec: str, grids: Any, image_shape: Any) -> tuple[list[int] | None, l
     return _grids(grids), _sides_or_none("image_shape", image_shape)
 
 
+def _can_be_eager(device: Any, place: torch.device) -> bool:
+    """Whether the next such call may go past the dispatcher. (An index would equal what is no index: True, 0.0.)"""
+    return is_ours(place) and place.type != "meta" and not isinstance(device, int) and len(DEVICES) < _MAX_DEVICES
+
+
 # What is known of a call without it.
 
 
@@ -153,7 +158,7 @@ def generate(
     if is_traced():  # raises what an eager call would
         config.native.num_anchors(*map(concrete, (level_shapes, sides, limits)))
     place = resolve(device)
-    if not recorded and is_ours(place) and place.type != "meta" and len(DEVICES) < _MAX_DEVICES:
+    if not recorded and _can_be_eager(device, place):
         DEVICES.setdefault(device, (place, place.type == "cuda"))
     boxes: torch.Tensor = call(
         "generate", level_shapes, config.spec, dtype=name, device=place, image_shape=sides, clip=limits

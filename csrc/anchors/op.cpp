@@ -137,7 +137,7 @@ stable::Tensor gather_op(stable::Tensor index, Sides level_shapes, Text spec_tex
   if (count > 0 && pyramid.num_anchors == 0)
     reject("index has ", count, " entries; expected none, for level_shapes without cells");
   const stable::Device device = index.device();
-  stable::Tensor out = empty(Sizes{sizes.data(), sizes.size()}, scalar_type_of(dtype), device);
+  stable::Tensor out = empty(sizes, scalar_type_of(dtype), device);
   if (device.type() == DeviceType::Meta || count == 0) return out;
   if (index.const_data_ptr() == nullptr) throw std::invalid_argument("index: expected a tensor with memory");
   ANCHOR_EXT_RANGE("gather");

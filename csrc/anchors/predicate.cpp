@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/spec.h"
+
 namespace anchor_ext {
 AnchorPredicate valid_predicate(const Spec& spec, const Pyramid& pyramid, const Request& request,
                                 ImageShape padded_shape) {

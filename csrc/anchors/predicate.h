@@ -4,9 +4,12 @@
 #include <cstdint>
 
 #include "core/pyramid.h"
-#include "core/spec.h"
 
 namespace anchor_ext {
+
+class Spec;
+struct ImageShape;
+struct Request;
 
 // Is the cell among the first `valid` rows and columns of its level? And, where `of_components`, are the anchor's
 // components within the bounds, after rounding to `dtype`?

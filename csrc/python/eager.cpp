@@ -76,16 +76,8 @@ PyObject* find(const py::dict& dict, PyObject* key) {
   return value;
 }
 
-// What users pass for a device, but for what merely equals one: True, 0.0.
-PyObject* find_device(const py::dict& devices, PyObject* key) {
-  PyObject* const value = find(devices, key);
-  const bool is_plain = key == Py_None || PyUnicode_CheckExact(key) || PyLong_CheckExact(key) ||
-                        (value != nullptr && Py_TYPE(key) == Py_TYPE(PyTuple_GET_ITEM(value, 0)));
-  return is_plain ? value : nullptr;
-}
-
 // torch.empty, and where it put the tensor.
-std::pair<py::object, void*> empty(Sizes sizes, PyObject* dtype, PyObject* device) {
+std::pair<py::object, void*> empty(const std::vector<std::int64_t>& sizes, PyObject* dtype, PyObject* device) {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> storage;
   const py::object& torch_empty =
       storage.call_once_and_store_result([] { return py::object(py::module_::import("torch").attr("empty")); })
@@ -93,10 +85,10 @@ std::pair<py::object, void*> empty(Sizes sizes, PyObject* dtype, PyObject* devic
   static PyObject* const keywords = py::make_tuple("dtype", "device").release().ptr();
   py::object sides[3];  // one by one: torch takes longer to read a tuple of them
   PyObject* arguments[5];
-  for (std::size_t i = 0; i < sizes.count; ++i) arguments[i] = (sides[i] = py::int_(sizes.begin[i])).ptr();
-  arguments[sizes.count] = dtype, arguments[sizes.count + 1] = device;
+  for (std::size_t i = 0; i < sizes.size(); ++i) arguments[i] = (sides[i] = py::int_(sizes[i])).ptr();
+  arguments[sizes.size()] = dtype, arguments[sizes.size() + 1] = device;
   auto out =
-      py::reinterpret_steal<py::object>(PyObject_Vectorcall(torch_empty.ptr(), arguments, sizes.count, keywords));
+      py::reinterpret_steal<py::object>(PyObject_Vectorcall(torch_empty.ptr(), arguments, sizes.size(), keywords));
   if (!out) throw py::error_already_set();
   static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
   const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(out.ptr(), data_ptr));
@@ -107,15 +99,14 @@ std::pair<py::object, void*> empty(Sizes sizes, PyObject* dtype, PyObject* devic
 }
 
 py::object call(EagerGenerate& self, PyObject* const* arguments) {
-  const auto device =
-      py::reinterpret_borrow<py::object>(find_device(self.devices, arguments[5]));  // outlives the dict's
+  const auto device = py::reinterpret_borrow<py::object>(find(self.devices, arguments[5]));  // outlives the dict's
   PyObject* const dtype_number = find(self.dtypes, arguments[4]);
   if (!device || dtype_number == nullptr) return py::none();
   const std::shared_ptr<const Pyramid> kept = over(self, arguments[0], arguments[1], arguments[2]);
   if (!kept || kept->num_anchors == 0) return py::none();  // memory of no size lies nowhere
   const auto dtype = static_cast<Dtype>(PyLong_AsLong(dtype_number));
-  const std::int64_t all[] = {1, kept->num_anchors, kept->layout.components};
-  const Sizes sizes = arguments[3] == Py_True ? Sizes{all, 3} : Sizes{all + 1, 2};
+  std::vector<std::int64_t> sizes{kept->num_anchors, kept->layout.components};
+  if (arguments[3] == Py_True) sizes.insert(sizes.begin(), 1);
   const bool is_cuda = PyTuple_GET_ITEM(device.ptr(), 1) == Py_True;
 
   const NewTensor made = is_cuda ? NewTensor{} : new_tensor(sizes, dtype);

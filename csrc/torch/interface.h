@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "core/pyramid.h"
 
@@ -18,12 +19,6 @@ struct Place {
   std::int32_t index;
 };
 
-// A tensor's, in memory that outlives the call.
-struct Sizes {
-  const std::int64_t* begin;
-  std::size_t count;
-};
-
 // A tensor of the CPU with numbers yet to be written: the Python object, a new reference, and its memory.
 struct NewTensor {
   void* object;
@@ -32,7 +27,7 @@ struct NewTensor {
 
 // Null where torch, before 2.14, does not hand its tensors to Python by its stable interface, or has no memory. The
 // caller holds the GIL.
-ANCHOR_EXT_API NewTensor new_tensor(Sizes sizes, Dtype dtype);
+ANCHOR_EXT_API NewTensor new_tensor(const std::vector<std::int64_t>& sizes, Dtype dtype);
 
 // How it was compiled, name by name: against which torch, which one is the oldest that it runs with, the compiler; the
 // CUDA toolkit's version and the architectures, empty without CUDA; whether there is NVTX.

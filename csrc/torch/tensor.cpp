@@ -49,19 +49,18 @@ ScalarType scalar_type_of(Dtype dtype) {
   throw std::invalid_argument("dtype is no float32, float64, float16 or bfloat16");
 }
 
-stable::Tensor empty(Sizes sizes, ScalarType dtype, stable::Device device) {
+stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, stable::Device device) {
   thread_local std::vector<std::int64_t> strides;  // a call at 64x64 takes but 30 times as long as an allocation
-  strides.assign(sizes.count, 1);
-  for (std::size_t i = sizes.count - 1; i > 0; --i)
-    strides[i - 1] = strides[i] * std::max<std::int64_t>(sizes.begin[i], 1);
+  strides.assign(sizes.size(), 1);
+  for (std::size_t i = sizes.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<std::int64_t>(sizes[i], 1);
   AtenTensorHandle handle = nullptr;
   const AOTITorchError error = aoti_torch_empty_strided(
-      static_cast<std::int64_t>(sizes.count), sizes.begin, strides.data(),
+      static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
       stable::detail::to<std::int32_t>(stable::detail::from(dtype)),
       stable::detail::to<std::int32_t>(stable::detail::from(device.type())), device.index(), &handle);
   if (error != AOTI_TORCH_SUCCESS) {
     std::string shape;
-    for (std::size_t i = 0; i < sizes.count; ++i) shape += (i == 0 ? "" : ", ") + std::to_string(sizes.begin[i]);
+    for (std::size_t i = 0; i < sizes.size(); ++i) shape += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
     throw std::runtime_error("anchor_ext: torch gives no memory for a tensor of shape (" + shape + ")");
   }
   stable::Tensor tensor(handle);
@@ -76,7 +75,7 @@ Place place_of(stable::Device device) {
   throw std::invalid_argument("device: expected cpu, cuda or meta");
 }
 
-NewTensor new_tensor(Sizes sizes, Dtype dtype) {
+NewTensor new_tensor(const std::vector<std::int64_t>& sizes, Dtype dtype) {
   if (torch_tensor_to_pyobject == nullptr) return {};
   try {
     const stable::Tensor tensor = empty(sizes, scalar_type_of(dtype), {DeviceType::CPU});

@@ -7,10 +7,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "torch/interface.h"
 
@@ -40,11 +40,7 @@ ScalarType scalar_type_of(Dtype dtype);
 inline std::int64_t bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 // A tensor with numbers yet to be written; throws std::runtime_error where there is no memory for it.
-torch::stable::Tensor empty(Sizes sizes, ScalarType dtype, torch::stable::Device device);
-inline torch::stable::Tensor empty(std::initializer_list<std::int64_t> sizes, ScalarType dtype,
-                                   torch::stable::Device device) {
-  return empty(Sizes{sizes.begin(), sizes.size()}, dtype, device);
-}
+torch::stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, torch::stable::Device device);
 
 // Where a tensor's numbers are to be written. Any device but CUDA and meta is served by the CPU and a copy, in Python.
 Place place_of(torch::stable::Device device);
