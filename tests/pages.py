@@ -23,9 +23,11 @@ from typing import NamedTuple
 
 import peers
 import pytest
-import test_compat_detectron2
 import torch
 from toolchain import CMAKE, CXX, ROOT
+
+sys.path.append(str(ROOT / "tests" / "compat"))
+import test_compat_detectron2
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

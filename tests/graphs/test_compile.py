@@ -55,7 +55,14 @@ def sizes(count: int, most: int = 700) -> list[tuple[int, int]]:
     return [(rng.randint(33, most), rng.randint(33, most)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.quick), "aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("eager", marks=pytest.mark.quick),
+        "aot_eager",
+        pytest.param("inductor", marks=pytest.mark.slow),
+    ],
+)
 def test_one_graph_for_twenty_sizes(backend, device):
     module, counter = Head().to(device), CompileCounterWithBackend(backend)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=counter)

@@ -88,6 +88,7 @@ def run_elsewhere(kind: str, program: Path, folder: Path, device: torch.device) 
         assert same(torch.load(folder / f"{name}.pt"), expected), shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_program(strict, device, tmp_path):
     exported = export(Model(), device, strict=strict)
@@ -148,11 +149,13 @@ def package(tmp_path_factory):
     return compile_ahead
 
 
+@pytest.mark.slow
 @pytest.mark.tools("c++")
 def test_compiled_ahead(package, device, tmp_path):
     run_elsewhere("compiled", package(Model(), device), tmp_path, device)
 
 
+@pytest.mark.slow
 @pytest.mark.tools("c++")
 @pytest.mark.parametrize("shape", [(0, 160), (96, 0)])
 def test_mistakes_of_the_running_program(package, shape, device, capfd):
@@ -165,6 +168,7 @@ def test_mistakes_of_the_running_program(package, shape, device, capfd):
         export(anchor_ext.Anchors(), device).module()(torch.zeros(1, 3, *shape, device=device))
 
 
+@pytest.mark.slow
 @pytest.mark.tools("c++", "cmake")
 def test_program_without_python(package, tmp_path):
     lines = (ROOT / "examples/deploy/CMakeLists.txt").read_text().splitlines()
