@@ -1,4 +1,4 @@
-// The one rounding from float64 to an output type, the same integers on host and device.
+// The one rounding from float64 to an output type, with the same result on host and device.
 #pragma once
 
 #include <cstdint>

@@ -28,4 +28,4 @@ def test_every_kernel_as_nvcc_wrote_it(tmp_path):
             raise
         pytest.skip(f"an unknown instruction: {error}")
     print(printed)
-    assert printed.count("all equal") == printed.count("PTX for")
+    assert printed.count("all equal") == printed.count("PTX for") > 0
