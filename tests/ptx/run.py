@@ -47,7 +47,8 @@ def execute(folder: Path) -> str:
     known = sorted({int(arch) for arch in re.findall(r"arch=compute_(\d+)", " ".join(setup["arch_flags"](home)))})
     # nvcc writes few different texts: the newest's, that of the first of 10.0 and later, and that of all before.
     archs = [f"compute_{arch}" for arch in sorted({known[0], *[a for a in known if a >= 100][:1], known[-1]})]
-    flags = [*setup["NVCC_FLAGS"], *(f"-gencode=arch={arch},code={arch}" for arch in archs)]
+    nvcc = [Path(home, "bin", "nvcc"), "-std=c++17", *setup["NVCC_FLAGS"], f"-I{ROOT / 'csrc'}"]
+    nvcc += [f"-gencode=arch={arch},code={arch}" for arch in archs]
     cxx = [CXX, "-std=c++20", "-Og", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", "-w"]
     cxx += [f"-I{path}" for path in (HERE, ROOT / "csrc", Path(home, "include"))]
 
@@ -60,22 +61,8 @@ def execute(folder: Path) -> str:
         keep = folder / source.stem
         keep.mkdir()
         target = keep / "host.o"
-        subprocess.run(
-            [
-                Path(home, "bin", "nvcc"),
-                "-std=c++17",
-                *flags,
-                f"-I{ROOT / 'csrc'}",
-                "-c",
-                source,
-                "-o",
-                target,
-                "--keep",
-                "--keep-dir",
-                keep,
-            ],
-            check=True,
-        )
+        command = [*nvcc, "-c", source, "-o", target, "--keep", "--keep-dir", keep]
+        subprocess.run(command, check=True)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
