@@ -507,7 +507,7 @@ def test_holds_one_grid(name):
 # From here on: the cases of mmdet's own tests and docstrings, with their numbers.
 
 
-@pytest.fixture(params=["class", "registry"])
+@pytest.fixture(params=["class", pytest.param("registry", marks=pytest.mark.peers)])
 def build(request):
     """A generator of a configuration, made directly and the way mmdet makes it."""
     if request.param == "class":
