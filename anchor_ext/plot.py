@@ -205,6 +205,7 @@ def plot(
     ground_truth = None if boxes is None else _ground_truth(boxes)
     picture = None if image is None else _pixels(image, shape)
     with _optional_packages():
+        from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
@@ -216,7 +217,9 @@ def plot(
         largest = 255 if picture.dtype.kind == "u" else 1
         axes.imshow(picture, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=largest, alpha=0.75)
     axes.add_patch(Rectangle((0, 0), width, height, fill=False, color="black", linewidth=1))
-    choices = [_choose(of_level, order, len(levels)) for order, of_level in enumerate(levels)]
+    colors = colormaps["turbo"]([0.16 + 0.74 * order / max(1, len(levels) - 1) for order in range(len(levels))])
+    colors = 0.9 * colors[:, :3]  # the lightest are hard to see on white
+    choices = [_choose(of_level, i, len(levels), tuple(colors[i])) for i, of_level in enumerate(levels)]
     left, top, right, bottom = view = _view(choices, height, width)
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     for choice in choices:
@@ -231,7 +234,9 @@ def plot(
     columns = 2 if max(map(len, labels)) <= 68 else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
     # As high as the view; what is too much is cut off when it is saved.
-    figure.set_figheight(min(11.0, 8.4 * (bottom - top) / (right - left)) + 0.7 + 0.2 * math.ceil(len(labels) / columns))
+    figure.set_figheight(
+        min(11.0, 8.4 * (bottom - top) / (right - left)) + 0.7 + 0.2 * math.ceil(len(labels) / columns)
+    )
     figure.savefig(file, bbox_inches="tight", pad_inches=0.15)
 
 
@@ -249,12 +254,8 @@ class _Choice(NamedTuple):
         return self.of_level.anchors.shape[1]
 
 
-def _choose(of_level: _Level, order: int, count: int) -> _Choice:
+def _choose(of_level: _Level, order: int, count: int, color: tuple[float, ...]) -> _Choice:
     """What is drawn of one of so many levels, which are in order, the coarsest first."""
-    from matplotlib import colormaps
-
-    red, green, blue, _ = colormaps["turbo"](0.16 + 0.74 * order / max(1, count - 1))
-    color = (0.9 * red, 0.9 * green, 0.9 * blue)  # the lightest are hard to see on white
     rows, columns = of_level.shape
     centres = ((of_level.anchors[..., :2] + of_level.anchors[..., 2:]) / 2).mean(dim=1).view(rows, columns, 2)
     if not rows * columns:
