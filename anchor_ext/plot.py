@@ -243,7 +243,7 @@ def plot(
 class _Choice(NamedTuple):
     of_level: _Level
     color: tuple[float, ...]
-    linewidth: float
+    fineness: float  # 0 for the coarsest level, towards 1 for the finest, whose lines must be thin
     cell: tuple[int, int]  # row, column
     boxes: list[list[float]]  # x1, y1, x2, y2
     centres: Tensor  # [rows, columns, 2] x, y
@@ -259,15 +259,14 @@ def _choose(of_level: _Level, order: int, count: int, color: tuple[float, ...]) 
     rows, columns = of_level.shape
     centres = ((of_level.anchors[..., :2] + of_level.anchors[..., 2:]) / 2).mean(dim=1).view(rows, columns, 2)
     if not rows * columns:
-        return _Choice(of_level, color, 1, (0, 0), [], centres)
+        return _Choice(of_level, color, order / count, (0, 0), [], centres)
     radius, angle = 0.4 * order / max(1, count - 1), 2.4 * order
     row = min(rows - 1, int(rows * (0.5 + radius * math.sin(angle))))
     column = min(columns - 1, int(columns * (0.5 + radius * math.cos(angle))))
     anchors = of_level.anchors[row * columns + column]
     drawn = min(_MOST_DRAWN, len(anchors))
     anchors = anchors[[int((k + 0.5) * len(anchors) / drawn) for k in range(drawn)]]
-    linewidth = 2.0 if drawn <= 3 else 1.5 - 0.7 * order / count if drawn <= 9 else 0.8
-    return _Choice(of_level, color, linewidth, (row, column), anchors.tolist(), centres)
+    return _Choice(of_level, color, order / count, (row, column), anchors.tolist(), centres)
 
 
 def _view(choices: Sequence[_Choice], height: int, width: int) -> tuple[float, float, float, float]:
@@ -285,8 +284,9 @@ def _draw(axes: Any, choice: _Choice, view: tuple[float, float, float, float]) -
 
     left, top, right, bottom = view
     unseen = 0
+    linewidth = (2.2 if len(choice.boxes) <= 3 else 1.5 if len(choice.boxes) <= 9 else 0.9) - 0.8 * choice.fineness
     for x1, y1, x2, y2 in choice.boxes:
-        patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=choice.color, linewidth=choice.linewidth)
+        patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=choice.color, linewidth=max(0.7, linewidth))
         axes.add_patch(patch)
         unseen += x1 < left and y1 < top and x2 > right and y2 > bottom
     name, stride, (rows, columns), _ = choice.of_level
@@ -304,7 +304,8 @@ def _draw(axes: Any, choice: _Choice, view: tuple[float, float, float, float]) -
         label += f"{len(choice.boxes)} at " if len(choice.boxes) < choice.num_anchors else ""
         label += f"row {row}, column {column}"
         label += f"; {unseen} larger than this picture" if unseen else ""
-    axes.plot(*centre, "o", color=choice.color, markersize=8, markeredgecolor="black", label=label)
+    size = 8 - 4 * choice.fineness
+    axes.plot(*centre, "o", color=choice.color, markersize=size, markeredgecolor="black", label=label)
 
 
 def _draw_dots(axes: Any, choice: _Choice) -> None:
