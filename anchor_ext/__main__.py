@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import Anchors, build_info
@@ -61,18 +65,111 @@ def table(levels: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"N = {sum(entry['anchors'] for entry in levels):,} anchors"])
 
 
+def _positive(text: str, separator: str, expected: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(separator)]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
+    return numbers
+
+
+def _numbers(text: str) -> list[float]:
+    return _positive(text, ",", "finite numbers > 0, such as 8 or 8,12")
+
+
+def _stride(text: str) -> list[float]:
+    expected = "a finite number > 0, or two for (y, x), such as 8 or 8x4"
+    pair = _positive(text, "x", expected)
+    if len(pair) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
+    return [pair[0], pair[-1]]
+
+
+def _level(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected distinct integers in 0..30") from None
+
+
+def _per_level(lists: list[list[float]] | None, *, one_each: bool = False) -> Any:
+    """Lists as `Anchors` takes them: per level, or flat where no item had a comma."""
+    if lists is None:
+        return None
+    if len(lists) == 1 and not one_each:  # "1,2" says of every level what "1 2" does
+        return lists[0]
+    return [numbers[0] for numbers in lists] if all(len(numbers) == 1 for numbers in lists) else lists
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m anchor_ext", description=__doc__)
     parser.add_argument("height", nargs="?", metavar="HEIGHT", help="of the image, in pixels")
     parser.add_argument("width", nargs="?", metavar="WIDTH", help="of the image, in pixels")
     parser.add_argument("--device", help="where to make them (default: CUDA where there is one, else the CPU)")
-    parser.add_argument("--levels", nargs="+", type=int, help="pyramid levels (default: 3 4 5 6 7)")
+    anchors = parser.add_argument_group("anchors", "A list per level is written with commas: --sizes 8,12 16,24 32,48")
+    each: dict[str, Any] = {"nargs": "+", "type": _numbers}
+    anchors.add_argument("--levels", nargs="+", type=_level, help="pyramid levels (default: 3 4 5 6 7)")
+    anchors.add_argument("--sizes", **each, help="in pixels, one or a list per level (default: 2**(level + 2))")
+    anchors.add_argument(
+        "--ratios", **each, help="height / width, for all levels or a list per level (default: 0.5 1 2)"
+    )
+    anchors.add_argument("--scales", **each, help="of the sizes, as --ratios (default: 1 1.26 1.59, exact: 2**(i/3))")
+    anchors.add_argument(
+        "--strides", nargs="+", type=_stride, help="in pixels per level, 8 or 8x4 for (y, x) (default: 2**level)"
+    )
     parser.add_argument("--save", metavar="FILE.npy", help="write the anchors, (1, N, 4) float32, as a NumPy file")
     parser.add_argument("--plot", metavar="FILE.png", help="draw a readable choice of the anchors")
     parser.add_argument("--image", metavar="FILE", help="the picture to draw on; gives HEIGHT and WIDTH where absent")
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="ground truth to draw as well: COCO .json, Pascal VOC .xml, YOLO "
+        ".txt, or .csv or .npy of x1 y1 x2 y2; in pixels of the picture, with which it is stretched",
+    )
+    parser.add_argument(
+        "--boxes-image",
+        metavar="NAME",
+        help="which image of a COCO file, by file name or id (default: that of --image, else the first)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--info", action="store_true", help="print how anchor_ext was built, and stop")
     return parser
+
+
+def _anchors(options: argparse.Namespace) -> Anchors:
+    """Raises ArgumentTypeError, in the words of the command line."""
+    sizes, ratios = _per_level(options.sizes, one_each=True), _per_level(options.ratios)
+    try:
+        return Anchors(options.levels, options.strides, sizes, ratios, _per_level(options.scales))
+    except (TypeError, ValueError) as error:
+        message = re.sub(
+            r"\b(sizes|ratios|scales|strides)\b", r"--\1", str(error).replace("pyramid_levels", "--levels")
+        )
+        raise argparse.ArgumentTypeError(message) from error
+
+
+def _ground_truth(
+    options: argparse.Namespace, image_shape: Sequence[int], picture_shape: Sequence[int]
+) -> tuple[Tensor, str]:
+    """The boxes `(G, 4)` in pixels of image_shape, and a title; what is odd about them goes to stderr."""
+    from . import _ground_truth
+    from .plot import odd_boxes
+
+    found = _ground_truth.read(options.boxes, options.boxes_image or options.image)
+    height, width = found.shape or picture_shape
+    scale = torch.tensor([image_shape[1] / width, image_shape[0] / height], dtype=torch.float64)
+    names = list(found.boxes)
+    boxes = torch.tensor(list(found.boxes.values()), dtype=torch.float64).view(-1, 4) * scale.repeat(2)
+    for kind, indices in odd_boxes(boxes, image_shape).items():
+        some = "; ".join(
+            f"{names[i]} ({', '.join(f'{number:g}' for number in boxes[i].tolist())})" for i in indices[:5]
+        )
+        more = f"; and {len(indices) - 5} more" if len(indices) > 5 else ""
+        print(f"anchor_ext: {options.boxes}: {len(indices)} of {len(names)} {kind}: {some}{more}", file=sys.stderr)
+    title = f"ground truth: {os.path.basename(options.boxes)}"
+    return boxes, f"{title} ({found.image})" if found.image else title
 
 
 def _side(text: str) -> int | str:
@@ -87,17 +184,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         image_shape: Any = (_side(options.height), _side(options.width)) if options.width is not None else None
-        if options.image is not None and options.plot is None:
-            parser.error("--image needs --plot")
-        if image_shape is None:
-            if options.height is not None or options.image is None:
-                parser.error("HEIGHT and WIDTH are needed (or --plot with --image)")
+        for option, value, needed in (
+            ("--image", options.image, "plot"),
+            ("--boxes", options.boxes, "plot"),
+            ("--boxes-image", options.boxes_image, "boxes"),
+        ):
+            if value is not None and getattr(options, needed) is None:
+                parser.error(f"{option} needs --{needed}")
+        if image_shape is None and (options.height is not None or options.image is None):
+            parser.error("HEIGHT and WIDTH are needed (or --plot with --image)")
+        try:
+            anchors = _anchors(options)
+        except argparse.ArgumentTypeError as error:
+            parser.error(str(error))
+        picture = None
+        if options.image is not None:
             from .plot import read_image
 
-            image_shape = read_image(options.image).shape[:2]
-        anchors = Anchors(options.levels)
+            picture = read_image(options.image)
+            image_shape = image_shape or picture.shape[:2]
         boxes = anchors.generate(image_shape, device=options.device)
         levels = describe(anchors, boxes, image_shape)
+        ground_truth, title = None, None
+        if options.boxes is not None:
+            shape = image_shape if picture is None else picture.shape[:2]
+            ground_truth, title = _ground_truth(options, image_shape, shape)
         if options.save:
             import numpy as np
 
@@ -106,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.plot:
             from .plot import plot
 
-            plot(anchors, image_shape, options.plot, image=options.image)
+            plot(anchors, image_shape, options.plot, image=picture, boxes=ground_truth, title=title)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         sys.exit(f"anchor_ext: {error}")
     if options.json:

@@ -16,10 +16,7 @@ __all__ = ["Follows", "has_own"]
 def has_own(instance: Any, *originals: Callable[..., Any]) -> bool:
     """Whether an instance has other methods than these, of its own or of its class."""
     cls, own = type(instance), vars(instance)
-    return any(
-        getattr(cls, function.__name__) is not function or function.__name__ in own
-        for function in originals
-    )
+    return any(getattr(cls, function.__name__) is not function or function.__name__ in own for function in originals)
 
 
 def _state_of(value: Any, tensors: list[Tensor]) -> Any:
