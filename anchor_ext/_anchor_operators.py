@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _anchor_onnx, _torchscript
+from . import _anchor_standard, _torchscript
 from ._library import native
 from ._operators import Operator, register
 from ._spec import DTYPES, level_counts, native_of, over_image, pyramid_levels
@@ -99,10 +99,10 @@ def _valid_flags(
 
 
 for _record in (
-    Operator("generate", _generate, onnx=_anchor_onnx.generate, script=_torchscript.generate),
-    Operator("generate_many", _generate_many, onnx=_anchor_onnx.generate_many),
-    Operator("gather", _gather, onnx=_anchor_onnx.gather, script=_torchscript.gather),
-    Operator("inside", _inside, onnx=_anchor_onnx.inside, script=_torchscript.inside),
-    Operator("valid_flags", _valid_flags, onnx=_anchor_onnx.valid_flags, script=_torchscript.valid_flags),
+    Operator("generate", _generate, standard=_anchor_standard.generate, script=_torchscript.generate),
+    Operator("generate_many", _generate_many, standard=_anchor_standard.generate_many),
+    Operator("gather", _gather, standard=_anchor_standard.gather, script=_torchscript.gather),
+    Operator("inside", _inside, standard=_anchor_standard.inside, script=_torchscript.inside),
+    Operator("valid_flags", _valid_flags, standard=_anchor_standard.valid_flags, script=_torchscript.valid_flags),
 ):
     register(_record)

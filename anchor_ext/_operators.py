@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._recording import is_traced, unseen_by_trace
+from ._recording import is_exported_to_onnx, is_traced, register_decomposition, unseen_by_trace
 
 __all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
 
@@ -30,7 +30,8 @@ class Operator:
         name: in torch.ops.anchor_ext.
         fake: takes the operator's arguments, and returns empty tensors of the results' shapes.
         backward, setup_context: as torch.library.register_autograd takes them.
-        onnx: the translation into standard ONNX operators; takes the operator's arguments.
+        standard: the same in torch's own operators, for exports to ONNX; takes the operator's arguments, whose sizes may
+            be symbols or tensors of no dimensions.
         script: a function that TorchScript compiles, for torch.jit.trace; takes the operator's arguments, with a list
             of tensors in place of each list of sizes.
     """
@@ -39,7 +40,7 @@ class Operator:
     fake: Callable[..., Any]
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., Any] | None = None
-    onnx: Callable[..., Any] | None = None
+    standard: Callable[..., Any] | None = None
     script: Callable[..., Any] | None = None
 
 
@@ -52,6 +53,8 @@ def register(operator: Operator) -> None:
     torch.library.register_fake(name, operator.fake)
     if operator.backward is not None:
         torch.library.register_autograd(name, operator.backward, setup_context=operator.setup_context)
+    if operator.standard is not None:
+        register_decomposition(getattr(torch.ops.anchor_ext, operator.name).default, operator.standard)
     REGISTERED[operator.name] = operator
 
 
@@ -71,7 +74,9 @@ def call(name: str, *arguments: Any, device: torch.device, takes_device: bool = 
         keywords["device"] = place
     elif not ours:
         arguments = (arguments[0].to(place), *arguments[1:])
-    if is_traced():
+    if is_traced() and is_exported_to_onnx():
+        result = REGISTERED[name].standard(*arguments, **keywords)  # type: ignore[misc]
+    elif is_traced():
         result = _scripted(name)(*map(_traced, arguments), **{key: _traced(value) for key, value in keywords.items()})
     else:
         result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)

@@ -7,21 +7,25 @@ of the private names nobody can tell, and every call goes by the operators: slow
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = [
     "concrete",
+    "constant",
     "constant_to_the_compiler",
     "constants",
     "holds",
     "is_compiled",
+    "is_exported_to_onnx",
     "is_recorded",
     "is_symbolic",
     "is_traced",
+    "register_decomposition",
     "unseen_by_trace",
 ]
 
@@ -31,6 +35,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+_decompositions: Any = getattr(getattr(torch, "_decomp", None), "decomposition_table", {})
 _trace = getattr(torch._C, "_get_tracing_state", None)
 _set_trace = getattr(torch._C, "_set_tracing_state", None)
 is_compiled = torch.compiler.is_dynamo_compiling
@@ -48,6 +53,23 @@ def is_recorded() -> bool:
         or _transforms() is not None
         or _trace() is not None
     )
+
+
+def constant(numbers: Sequence[float]) -> Tensor:
+    """Numbers as a float64 tensor on the CPU that a program being recorded can hold."""
+    with _disable_current_modes():
+        tensor = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+    return torch.ops.aten.lift_fresh_copy.default(tensor)  # type: ignore[no-any-return]
+
+
+def is_exported_to_onnx() -> bool:
+    """Whether torch.onnx.export traces, which knows torch's own operators only."""
+    return torch.onnx.is_in_onnx_export()
+
+
+def register_decomposition(operator: Any, function: Callable[..., Any]) -> None:
+    """What torch.onnx.export, unlike torch's compilers, puts in an operator's place."""
+    _decompositions[operator] = function
 
 
 @contextlib.contextmanager
