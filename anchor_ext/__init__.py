@@ -3,8 +3,8 @@
 from importlib.metadata import version as _version
 
 from ._library import build_info  # first: loads the native library  # isort: skip
-from .anchors import Anchors, generate, generate_many
+from .anchors import Anchors, UnusualAnchorsWarning, generate, generate_many
 from .grid import AnchorGrid
 
-__all__ = ["AnchorGrid", "Anchors", "build_info", "generate", "generate_many"]
+__all__ = ["AnchorGrid", "Anchors", "UnusualAnchorsWarning", "build_info", "generate", "generate_many"]
 __version__ = _version("anchor_ext")

@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from ._core import MAX_CELL_ANCHORS, check_pyramid_levels
@@ -18,6 +20,7 @@ from ._core import MAX_CELL_ANCHORS, check_pyramid_levels
 __all__ = [
     "cell_anchors",
     "image_shape",
+    "index",
     "is_sequence",
     "level_shapes",
     "levels",
@@ -27,7 +30,11 @@ __all__ = [
     "shape_of",
     "show",
     "stride_pairs",
+    "widths_and_heights",
 ]
+
+_INDICES = frozenset((torch.int64, torch.int32))
+_INTEGERS = _INDICES | {torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32}
 
 
 def show(value: object) -> str:
@@ -231,6 +238,36 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
             numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
         levels.append(numbers)
     return levels
+
+
+def widths_and_heights(value: object, num_levels: int) -> list[list[tuple[float, float]]]:
+    """Per level its pairs (width, height)."""
+    expected = f"a list of pairs (width, height) per pyramid level, {num_levels} in all"
+    levels = _items("boxes", value, expected)
+    if len(levels) != num_levels:
+        raise ValueError(f"boxes is {show(value)}, of length {len(levels)}; expected {expected}")
+    result = []
+    for i, level in enumerate(levels):
+        pairs = []
+        for j, item in enumerate(_items(f"boxes[{i}]", level, "a list of pairs (width, height)")):
+            name = f"boxes[{i}][{j}]"
+            pair = _items(name, item, "a pair (width, height)")
+            if len(pair) != 2:
+                raise ValueError(f"{name} is {show(item)}; expected a pair (width, height)")
+            pairs.append((_positive(f"{name}[0]", pair[0]), _positive(f"{name}[1]", pair[1])))
+        result.append(pairs)
+    if sum(map(len, result)) > MAX_CELL_ANCHORS:
+        raise ValueError(
+            f"boxes has {sum(map(len, result))} pairs over all levels; expected at most {MAX_CELL_ANCHORS}"
+        )
+    return result
+
+
+def index(value: object) -> Tensor:
+    """Flat indices as the operators take them."""
+    if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
+        raise TypeError(f"index is {show(value)}; expected a tensor of int64, int32 or narrower integers")
+    return value if value.dtype in _INDICES else value.to(torch.int64)
 
 
 def per_level(name: str, value: object, num_levels: int, *, one_each: bool = False) -> list[list[float]]:

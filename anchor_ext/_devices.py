@@ -9,7 +9,7 @@ import torch
 
 from ._arguments import show
 from ._library import native
-from ._recording import is_compiled
+from ._recording import default_device, is_compiled
 
 __all__ = ["resolve", "to_device"]
 
@@ -20,7 +20,10 @@ _EXPECTED = 'expected a torch.device, its name such as "cuda:0" or its index, or
 
 
 def to_device(device: object) -> torch.device:
-    """A device from what users pass for one; None is CUDA where there is one, else the CPU."""
+    """A device from what users pass for one; None is what torch.set_default_device or a context has set, else CUDA where
+    there is one, else the CPU."""
+    if device is None:
+        device = default_device()
     if device is None:
         return torch.device("cuda") if _BUILT_WITH_CUDA and torch.cuda.is_available() else _CPU
     if isinstance(device, torch.device):
@@ -40,7 +43,7 @@ def resolve(device: Any) -> torch.device:
         return to_device(device)
     if not isinstance(device, _TYPES):
         raise TypeError(f"device is {show(device)}; {_EXPECTED}")
-    return _resolve(device)
+    return _resolve(default_device() if device is None else device)
 
 
 @functools.lru_cache(maxsize=64, typed=True)  # asking a torch.device for its type costs as much as a small fill

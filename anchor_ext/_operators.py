@@ -33,7 +33,7 @@ class Operator:
         standard: the same in torch's own operators, for exports to ONNX; takes the operator's arguments, whose sizes may
             be symbols or tensors of no dimensions.
         script: a function that TorchScript compiles, for torch.jit.trace; takes the operator's arguments, with a list
-            of tensors in place of each list of sizes.
+            of tensors in place of each list of sizes and, in place of the device, a tensor that is there: `like`.
     """
 
     name: str
@@ -63,10 +63,18 @@ def is_ours(device: torch.device) -> bool:
     return device.type in _OURS
 
 
-def call(name: str, *arguments: Any, device: torch.device, takes_device: bool = True, **keywords: Any) -> Any:
+def call(
+    name: str,
+    *arguments: Any,
+    device: torch.device,
+    takes_device: bool = True,
+    like: Tensor | None = None,
+    **keywords: Any,
+) -> Any:
     """The operator's result on any device; its arguments' lists are lists of sizes.
 
-    An operator that takes no device takes it from its first argument, a tensor.
+    An operator that takes no device takes it from its first argument, a tensor. A trace takes it from `like`, if that
+    is given, whenever it runs.
     """
     ours = is_ours(device)
     place = device if ours else torch.device("cpu")
@@ -77,10 +85,18 @@ def call(name: str, *arguments: Any, device: torch.device, takes_device: bool = 
     if is_traced() and is_exported_to_onnx():
         result = REGISTERED[name].standard(*arguments, **keywords)  # type: ignore[misc]
     elif is_traced():
+        if takes_device:
+            del keywords["device"]
+            keywords["like"] = _empty(place) if like is None else like
         result = _scripted(name)(*map(_traced, arguments), **{key: _traced(value) for key, value in keywords.items()})
     else:
         result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
     return result if ours else result.to(device)
+
+
+def _empty(device: torch.device) -> Tensor:
+    with unseen_by_trace():
+        return torch.empty(0, device=device)
 
 
 def _traced(argument: Any) -> Any:

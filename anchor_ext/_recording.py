@@ -15,6 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = [
+    "record_proxy",
+    "place_of",
+    "is_proxy",
+    "default_device",
     "concrete",
     "constant",
     "constant_to_the_compiler",
@@ -37,9 +41,17 @@ _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
 _decompositions: Any = getattr(getattr(torch, "_decomp", None), "decomposition_table", {})
 _trace = getattr(torch._C, "_get_tracing_state", None)
+_function_modes = getattr(torch._C, "_len_torch_function_stack", None)
+_mode_stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
 _set_trace = getattr(torch._C, "_set_tracing_state", None)
 is_compiled = torch.compiler.is_dynamo_compiling
 is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+
+def constant_to_the_compiler(function: _Function) -> _Function:
+    """What torch.compiler.assume_constant_result does but for importing the compiler, which takes a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def is_recorded() -> bool:
@@ -60,6 +72,36 @@ def constant(numbers: Sequence[float]) -> Tensor:
     with _disable_current_modes():
         tensor = torch.tensor(numbers, dtype=torch.float64, device="cpu")
     return torch.ops.aten.lift_fresh_copy.default(tensor)  # type: ignore[no-any-return]
+
+
+def place_of(tensor: Tensor) -> Any:
+    """The device of a tensor; in a trace the tensor itself, whose device the trace follows when it runs."""
+    return tensor if is_traced() else tensor.device
+
+
+def is_proxy(value: object) -> bool:
+    """Whether torch.fx.symbolic_trace records what is done with it."""
+    return isinstance(value, torch.fx.Proxy)
+
+
+def record_proxy(proxy: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The call of a function in the graph that is being recorded."""
+    return proxy.tracer.create_proxy("call_function", function, (proxy, *arguments), {})
+
+
+def default_device() -> torch.device | None:
+    """The device that a user has set, by a context or torch.set_default_device."""
+    if is_compiled():
+        return _default_of_the_compiler()
+    if _function_modes is None or _function_modes() == 0 or _mode_stack is None:
+        return None
+    contexts = [mode for mode in _mode_stack() if type(mode).__name__ == "DeviceContext"]
+    return contexts[-1].device if contexts else None
+
+
+@constant_to_the_compiler
+def _default_of_the_compiler() -> torch.device | None:
+    return getattr(getattr(torch.utils, "_device", None), "CURRENT_DEVICE", None)
 
 
 def is_exported_to_onnx() -> bool:
@@ -84,12 +126,6 @@ def unseen_by_trace() -> Iterator[None]:
         yield
     finally:
         _set_trace(state)
-
-
-def constant_to_the_compiler(function: _Function) -> _Function:
-    """What torch.compiler.assume_constant_result does but for importing the compiler, which takes a second."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 def constants(numbers: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ._arguments import show
 from ._library import native
 from ._recording import constant_to_the_compiler
 
@@ -92,6 +93,17 @@ class Configuration:
         }
         entries = [f"{key}={value}" for key, value in keys.items() if value or key == "cell_anchors"]
         return cls(native.canonical(";".join(["anchors/1", *entries])))
+
+    @classmethod
+    def of_text(cls, spec: object) -> Configuration:
+        """From a spec of a user's.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        if not isinstance(spec, str):
+            raise TypeError(f"spec is {show(spec)}; expected text, such as the spec of Anchors or AnchorGrid")
+        return cls(native.canonical(spec))
 
     @functools.cached_property
     def native(self) -> Any:

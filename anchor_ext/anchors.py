@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 
 from . import _arguments, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
-from ._recording import constant_to_the_compiler, constants, is_compiled
-from ._spec import Configuration
+from ._recording import constant_to_the_compiler, constants, is_compiled, is_proxy, place_of, record_proxy
+from ._spec import Configuration, level_counts, pyramid_levels
 
-__all__ = ["Anchors", "generate", "generate_many"]
+__all__ = ["Anchors", "UnusualAnchorsWarning", "generate", "generate_many"]
 
 _PYRAMID_LEVELS = (3, 4, 5, 6, 7)
 _RATIOS = (0.5, 1.0, 2.0)
@@ -32,6 +34,72 @@ def _cell_anchor(size: float, ratio: float, scale: float) -> tuple[float, float,
     return 0.0 - width * 0.5, 0.0 - height * 0.5, width - width * 0.5, height - height * 0.5
 
 
+class UnusualAnchorsWarning(UserWarning):
+    """Arguments that are valid, and hardly ever meant."""
+
+
+def _warn(message: str) -> None:
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("anchor_ext."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UnusualAnchorsWarning, stacklevel=level)
+
+
+def _warn_of_pairs(name: str, value: Any, remedy: str) -> None:
+    """A list of pairs is read as two numbers for each level, which few who write one mean."""
+    if isinstance(value, list) and all(type(item) is tuple and len(item) == 2 for item in value):
+        _warn(
+            f"{name} is {_arguments.show(value)}, which is read as two {name} for each pyramid level. {remedy} Who means "
+            f"two {name} per level writes lists: {name}=[[{value[0][0]}, {value[0][1]}], ...]"
+        )
+
+
+def _warn_of_strides(levels: Sequence[int], strides: Sequence[tuple[float, float]]) -> None:
+    for level, (stride_y, stride_x) in zip(levels, strides, strict=True):
+        for stride in (stride_y, stride_x):
+            if not 0.5 < stride / 2**level < 1.5:
+                _warn(
+                    f"strides has {stride:g} for pyramid level {level}, whose grid has a cell per {2**level} pixels: its "
+                    f"centres end at about {stride / 2**level:.2g} times the image's side. A level's stride is "
+                    f"2**level, the default; for a stride of {stride:g} give the level log2 of it in pyramid_levels"
+                )
+                return
+
+
+class SpecInState(nn.Module):
+    """The part of a state_dict that says which anchors a checkpoint was trained with."""
+
+    def __init__(self, spec: str) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def get_extra_state(self) -> str:
+        return self._spec
+
+    def set_extra_state(self, state: str) -> None:
+        """Nothing is set: what differs, `_load_from_state_dict` has said."""
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):  # type: ignore[no-untyped-def]
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        key = f"{prefix}_extra_state"
+        spec = state_dict.get(key, self._spec)
+        if spec != self._spec:
+            message = f"{key} is of other anchors: {_difference(spec, self._spec)}"
+            unexpected.append(message)  # an error where the caller is strict, which nobody tells us
+            _warn(message)
+
+
+def _difference(checkpoint: Any, model: str) -> str:
+    try:
+        theirs, ours = Configuration.of_text(checkpoint).native, Configuration(model).native
+    except (TypeError, ValueError):
+        return f"the checkpoint has {_arguments.show(checkpoint)}"
+    names = ("pyramid_levels", "strides", "num_cell_anchors", "cell_anchors")
+    name = next((name for name in names if getattr(theirs, name) != getattr(ours, name)), "spec")
+    values = [_arguments.show(getattr(spec, name, None)) for spec in (theirs, ours)]
+    return f"the checkpoint's {name} {values[0]}, the model's {values[1]}"
+
+
 class Anchors(nn.Module):
     """Every anchor of a feature pyramid, from an image or its shape, in one launch or one CPU pass.
 
@@ -44,8 +112,8 @@ class Anchors(nn.Module):
     computed in float64 and rounded once to the output type. Order: level, row, column, cell anchor; cell anchors
     run over sizes, then ratios, then scales, the last fastest.
 
-    The module has no parameters, no buffers and an empty `state_dict`; it can be pickled, copied and shared by
-    threads.
+    The module has no parameters, no buffers and, unless `spec_in_state_dict`, an empty `state_dict`; it can be
+    pickled, copied and shared by threads. What it was made from is fixed.
 
     Args:
         pyramid_levels: distinct integers in 0..30; default `[3, 4, 5, 6, 7]`. At most 16.
@@ -55,13 +123,17 @@ class Anchors(nn.Module):
             level. Default `2**(level + 2)`.
         ratios: height / width; a list, or one list per level. Default `[0.5, 1, 2]`.
         scales: factors of the sizes; a list, or one list per level. Default `[2**0, 2**(1/3), 2**(2/3)]`.
+        spec_in_state_dict: whether the `state_dict` holds the spec, so that a checkpoint with other anchors is refused
+            (by a warning where `load_state_dict` is not strict).
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, length or value (sizes, ratios, scales and strides
             are finite and positive), or there are more than 512 cell anchors over all levels.
-    """
 
-    __jit_unused_properties__ = ("cell_anchors", "pyramid_levels", "strides")  # TorchScript would compile them
+    Warns:
+        UnusualAnchorsWarning: a level's centres end before half the image or as far beyond it; or sizes or ratios are
+            pairs, as if they were widths and heights.
+    """
 
     def __init__(
         self,
@@ -70,44 +142,110 @@ class Anchors(nn.Module):
         sizes: Sequence[float] | Sequence[Sequence[float]] | None = None,
         ratios: Sequence[float] | Sequence[Sequence[float]] | None = None,
         scales: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        *,
+        spec_in_state_dict: bool = False,
     ) -> None:
         super().__init__()
         levels = _arguments.levels(_PYRAMID_LEVELS if pyramid_levels is None else pyramid_levels)
         count = len(levels)
-        self._pyramid_levels = levels
-        self._strides = _arguments.stride_pairs([2**level for level in levels] if strides is None else strides, count)
-        self._sizes = _arguments.per_level(
+        _warn_of_pairs("sizes", sizes, "Widths and heights are what Anchors.from_boxes takes.")
+        _warn_of_pairs("ratios", ratios, "A ratio is one number, height / width: [0.5, 1, 2].")
+        pairs = _arguments.stride_pairs([2**level for level in levels] if strides is None else strides, count)
+        of_sizes = _arguments.per_level(
             "sizes", [2 ** (level + 2) for level in levels] if sizes is None else sizes, count, one_each=True
         )
-        self._ratios = _arguments.per_level("ratios", _RATIOS if ratios is None else ratios, count)
-        self._scales = _arguments.per_level("scales", _SCALES if scales is None else scales, count)
-        self._check_total()
-        cell_anchors = [self._cell_anchors_of(level) for level in range(count)]
+        of_ratios = _arguments.per_level("ratios", _RATIOS if ratios is None else ratios, count)
+        of_scales = _arguments.per_level("scales", _SCALES if scales is None else scales, count)
+        _check_total(of_sizes, of_ratios, of_scales)
+        cell_anchors = [_cell_anchors_of(level, of_sizes, of_ratios, of_scales) for level in range(count)]
+        self._set(cell_anchors, levels, pairs, spec_in_state_dict)
+        self._made_from: Any = (of_sizes, of_ratios, of_scales)
+
+    def _set(
+        self,
+        cell_anchors: Sequence[Sequence[Sequence[float]]],
+        levels: Sequence[int],
+        strides: Sequence[tuple[float, float]],
+        spec_in_state_dict: bool,
+    ) -> None:
+        _warn_of_strides(levels, strides)
         numbers = [[number for box in level for number in box] for level in cell_anchors]
-        self._config = Configuration.of(numbers, self._strides, pyramid_levels=levels)
-        self._spec = self._config.spec  # for TorchScript, which reads no objects
+        self._config = Configuration.of(numbers, strides, pyramid_levels=levels)
+        self._made_from = (None, None, None)
+        if spec_in_state_dict:
+            self.in_state_dict = SpecInState(self._config.spec)
 
-    def _check_total(self) -> None:
-        total = sum(len(s) * len(r) * len(c) for s, r, c in zip(self._sizes, self._ratios, self._scales, strict=True))
-        if total > MAX_CELL_ANCHORS:
+    @classmethod
+    def from_boxes(
+        cls,
+        boxes: Sequence[Sequence[Sequence[float]]],
+        pyramid_levels: Sequence[int] | None = None,
+        strides: Sequence[float] | Sequence[tuple[float, float]] | None = None,
+        *,
+        spec_in_state_dict: bool = False,
+    ) -> Anchors:
+        """Of explicit widths and heights, such as k-means gives.
+
+        Args:
+            boxes: per level a list of pairs (width, height) in pixels, finite and positive.
+            pyramid_levels, strides, spec_in_state_dict: as for `Anchors`.
+
+        Raises:
+            TypeError, ValueError: as for `Anchors`.
+
+        Warns:
+            UnusualAnchorsWarning: as for `Anchors`.
+        """
+        levels = _arguments.levels(_PYRAMID_LEVELS if pyramid_levels is None else pyramid_levels)
+        pairs = _arguments.stride_pairs([2**level for level in levels] if strides is None else strides, len(levels))
+        made = cls._empty()
+        made._set(
+            [
+                [(0.0 - w * 0.5, 0.0 - h * 0.5, w - w * 0.5, h - h * 0.5) for w, h in level]
+                for level in _arguments.widths_and_heights(boxes, len(levels))
+            ],
+            levels,
+            pairs,
+            spec_in_state_dict,
+        )
+        return made
+
+    @classmethod
+    def from_spec(cls, spec: str, *, spec_in_state_dict: bool = False) -> Anchors:
+        """Of the text that `spec` gives; docs/operators.md has its grammar.
+
+        Raises:
+            TypeError, ValueError: `spec` is no such text, or one whose grids follow from no image (`AnchorGrid`'s).
+        """
+        config = Configuration.of_text(spec)
+        if not pyramid_levels(config.spec):
+            raise ValueError("spec has no pyramid levels; expected one that has, or AnchorGrid.from_spec")
+        if config.native.layout != "xyxy" or config.native.arithmetic != "float64":
             raise ValueError(
-                f"sizes, ratios and scales give {total} cell anchors over all levels; expected at most "
-                f"{MAX_CELL_ANCHORS}"
+                f"spec has layout {config.native.layout} and arithmetic {config.native.arithmetic}; expected xyxy and "
+                "float64"
             )
+        made = cls._empty()
+        made._config, made._made_from = config, (None, None, None)
+        if spec_in_state_dict:
+            made.in_state_dict = SpecInState(config.spec)
+        return made
 
-    def _cell_anchors_of(self, level: int) -> list[tuple[float, float, float, float]]:
-        boxes = []
-        for size in self._sizes[level]:
-            for ratio in self._ratios[level]:
-                for scale in self._scales[level]:
-                    box = _cell_anchor(size, ratio, scale)
-                    if not all(map(math.isfinite, box)):
-                        raise ValueError(
-                            f"sizes has {size}, ratios {ratio} and scales {scale} on pyramid_levels[{level}]; expected "
-                            "a finite cell anchor of them"
-                        )
-                    boxes.append(box)
-        return boxes
+    @classmethod
+    def _empty(cls) -> Anchors:
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED:
+            raise AttributeError(
+                f"{name} of Anchors is fixed when it is made; make another one, such as Anchors({name}=...)"
+            )
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self) -> nn.Module:  # torch's hook: what torch.jit.script compiles in its place
+        return _torchscript.ScriptedAnchors(self._config.spec)
 
     def forward(self, image: Tensor) -> Tensor:
         """Anchors of an image, whatever its dtype and autocast.
@@ -122,9 +260,9 @@ class Anchors(nn.Module):
             TypeError, ValueError: `image` is no tensor of three or four dimensions with positive H and W.
             RuntimeError: the image is on a CUDA device and anchor_ext was built without CUDA.
         """
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return _torchscript.anchors_of_image(image, self._spec)
         if not isinstance(image, Tensor):
+            if is_proxy(image):
+                return record_proxy(image, _torchscript.anchors_of_image, self._config.spec)
             raise TypeError(f"image is {_arguments.show(image)}; expected a tensor (B, C, H, W) or (C, H, W)")
         if image.is_nested:
             raise ValueError("image is a nested tensor; expected (B, C, H, W) or (C, H, W)")
@@ -132,18 +270,64 @@ class Anchors(nn.Module):
         # (A side that is no int is a symbol, which is looked at later on.)
         if len(shape) not in (3, 4) or (type(shape[-1]) is int and 0 in shape[-2:]):
             raise ValueError(f"image has shape {tuple(shape)}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
-        return ops.generate(self._config, None, shape[-2:], None, True, torch.float32, image.device, None)
+        return ops.generate(self._config, None, shape[-2:], None, True, torch.float32, place_of(image), None)
 
     def generate(
         self,
         image_shape: Sequence[int],
         *,
+        clip: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | int | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Anchors of an image's shape; see `anchor_ext.generate` for arguments, result and errors."""
-        return ops.generate(self._config, None, image_shape, None, True, dtype, device, out)
+        """Anchors of an image's shape; see `anchor_ext.generate` for arguments, result and errors.
+
+        `clip`: `(H, W)` of an image to whose edges 0, W and 0, H the boxes are limited.
+        """
+        return ops.generate(self._config, None, image_shape, clip, True, dtype, device, out)
+
+    def at(
+        self,
+        index: Tensor,
+        image_shape: Sequence[int],
+        *,
+        clip: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The anchors at given flat indices, without making the others.
+
+        Args:
+            index: integers of any shape, over all levels. They count modulo N: -1 is the last anchor.
+            image_shape, clip, dtype: as for `generate`.
+
+        Returns:
+            `(*index.shape, 4)` on the index's device.
+
+        Raises:
+            TypeError, ValueError: as for `generate`; `index` is no tensor of integers.
+        """
+        return ops.gather(self._config, _arguments.index(index), None, image_shape, clip, dtype)
+
+    def inside(
+        self,
+        image_shape: Sequence[int],
+        border: float = 0,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | int | None = None,
+    ) -> Tensor:
+        """For every anchor, whether it lies in the image or within `border` pixels around it: `(N,)` bool.
+
+        That is where `x1 >= -border`, `y1 >= -border`, `x2 < W + border` and `y2 < H + border`, of anchors and limits
+        in `dtype`.
+
+        Raises:
+            TypeError, ValueError: as for `generate`; `border` is no finite number.
+        """
+        if not torch.compiler.is_compiling():
+            border = _arguments.number("border", border)
+        return ops.inside(self._config, None, image_shape, border, dtype, device)
 
     def generate_many(
         self,
@@ -200,19 +384,48 @@ class Anchors(nn.Module):
     def cell_anchors(self) -> list[Tensor]:
         """Per level, its cell anchors around the origin: `(A, 4)` float64 on the CPU, x1, y1, x2, y2 in pixels."""
         return [
-            torch.tensor(self._cell_anchors_of(level), dtype=torch.float64, device="cpu")
-            for level in range(len(self._pyramid_levels))
+            torch.tensor(level, dtype=torch.float64, device="cpu").view(-1, 4)
+            for level in self._config.native.cell_anchors
         ]
 
     @property
     def pyramid_levels(self) -> list[int]:
         """The pyramid levels."""
-        return list(self._pyramid_levels)
+        return list(pyramid_levels(self._config.spec))
 
     @property
     def strides(self) -> list[tuple[float, float]]:
         """`(stride_y, stride_x)` of each level, in pixels."""
-        return list(self._strides)
+        return list(self._config.native.strides)
+
+    @property
+    def sizes(self) -> list[list[float]] | None:
+        """Per level its sizes in pixels; None where the cell anchors were given as boxes or a spec."""
+        return _copies(self._made_from[0])
+
+    @property
+    def ratios(self) -> list[list[float]] | None:
+        """Per level its ratios, height / width; None as for `sizes`."""
+        return _copies(self._made_from[1])
+
+    @property
+    def scales(self) -> list[list[float]] | None:
+        """Per level its scales; None as for `sizes`."""
+        return _copies(self._made_from[2])
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """How many cell anchors each level has: what a head's outputs per cell are made from."""
+        return list(level_counts(self._config.spec))
+
+    def num_anchors_per_location(self) -> list[int]:
+        """`num_cell_anchors` by the name that torchvision's heads are made with."""
+        return self.num_cell_anchors
+
+    @property
+    def spec(self) -> str:
+        """The configuration as the text that the operators take, and `from_spec`; docs/operators.md has its grammar."""
+        return self._config.spec
 
     def extra_repr(self) -> str:
         def brief(numbers: Sequence[float]) -> str:
@@ -223,14 +436,50 @@ class Anchors(nn.Module):
                 return brief(lists[0])
             return "[" + ", ".join(map(brief, lists)) + "]"
 
-        square = all(y == x for y, x in self._strides)
-        single = all(len(numbers) == 1 for numbers in self._sizes)
-        strides = brief([y for y, _ in self._strides]) if square else str(self._strides)
-        sizes = brief([numbers[0] for numbers in self._sizes]) if single else str(self._sizes)
-        return (
-            f"pyramid_levels={self._pyramid_levels}, strides={strides}, sizes={sizes}, "
-            f"ratios={shared(self._ratios)}, scales={shared(self._scales)}"
+        square = all(y == x for y, x in self.strides)
+        strides = brief([y for y, _ in self.strides]) if square else str(self.strides)
+        text = f"pyramid_levels={self.pyramid_levels}, strides={strides}"
+        sizes, ratios, scales = self._made_from
+        if sizes is None:
+            return f"{text}, num_cell_anchors={self.num_cell_anchors}"
+        single = all(len(numbers) == 1 for numbers in sizes)
+        sizes = brief([numbers[0] for numbers in sizes]) if single else str(sizes)
+        return f"{text}, sizes={sizes}, ratios={shared(ratios)}, scales={shared(scales)}"
+
+
+# What a user would think that it can be changed.
+_FIXED = frozenset(
+    ("sizes", "ratios", "scales", "strides", "pyramid_levels", "cell_anchors", "num_cell_anchors", "spec")
+)
+
+
+def _copies(lists: list[list[float]] | None) -> list[list[float]] | None:
+    return None if lists is None else [list(numbers) for numbers in lists]
+
+
+def _check_total(sizes: list[list[float]], ratios: list[list[float]], scales: list[list[float]]) -> None:
+    total = sum(len(s) * len(r) * len(c) for s, r, c in zip(sizes, ratios, scales, strict=True))
+    if total > MAX_CELL_ANCHORS:
+        raise ValueError(
+            f"sizes, ratios and scales give {total} cell anchors over all levels; expected at most {MAX_CELL_ANCHORS}"
         )
+
+
+def _cell_anchors_of(
+    level: int, sizes: list[list[float]], ratios: list[list[float]], scales: list[list[float]]
+) -> list[tuple[float, float, float, float]]:
+    boxes = []
+    for size in sizes[level]:
+        for ratio in ratios[level]:
+            for scale in scales[level]:
+                box = _cell_anchor(size, ratio, scale)
+                if not all(map(math.isfinite, box)):
+                    raise ValueError(
+                        f"sizes has {size}, ratios {ratio} and scales {scale} on pyramid_levels[{level}]; expected "
+                        "a finite cell anchor of them"
+                    )
+                boxes.append(box)
+    return boxes
 
 
 _DEFAULT = Anchors()._config
@@ -307,7 +556,7 @@ def generate_many(
     per image.
 
     Args:
-        image_shapes: `[(H, W), ...]`, per image two positive integers.
+        image_shapes: `[(H, W), ...]`, per image two positive integers; or a tensor or an array `(images, 2)`.
         pyramid_levels, strides, sizes, ratios, scales, dtype, device: as for `generate`.
 
     Returns:
@@ -316,6 +565,5 @@ def generate_many(
     Raises:
         TypeError, ValueError, RuntimeError: as `generate`; `image_shapes` is no list of shapes.
     """
-    arguments = (pyramid_levels, strides, sizes, ratios, scales)
-    config = _DEFAULT if arguments == (None,) * len(arguments) else _config_of(*arguments)
+    config = _config_of(pyramid_levels, strides, sizes, ratios, scales)
     return ops.generate_many(config, image_shapes, dtype, device)

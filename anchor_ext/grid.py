@@ -15,9 +15,6 @@ from ._spec import COMPONENTS, Configuration, derived_spec, level_counts
 
 __all__ = ["AnchorGrid"]
 
-_INDICES = frozenset((torch.int64, torch.int32))
-_INTEGERS = _INDICES | {torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32}
-
 
 class AnchorGrid:
     """Cell anchors moved to every cell of the levels' grids, in one launch or one CPU pass.
@@ -132,13 +129,7 @@ class AnchorGrid:
         Raises:
             TypeError, ValueError: as for a call; `index` is no tensor of integers.
         """
-        if not isinstance(index, Tensor) or index.dtype not in _INTEGERS:
-            raise TypeError(
-                f"index is {_arguments.show(index)}; expected a tensor of int64, int32 or narrower integers"
-            )
-        if index.dtype not in _INDICES:
-            index = index.to(torch.int64)
-        return ops.gather(self._config, index, level_shapes, image_shape, clip, dtype)
+        return ops.gather(self._config, _arguments.index(index), level_shapes, image_shape, clip, dtype)
 
     def inside(
         self,
@@ -224,6 +215,42 @@ class AnchorGrid:
             torch.tensor(level, dtype=torch.float64, device="cpu").view(-1, native.num_components)
             for level in native.cell_anchors
         ]
+
+    @property
+    def strides(self) -> list[tuple[float, float]] | None:
+        """`(stride_y, stride_x)` of each level, in pixels; None where they follow from an image."""
+        return list(self._config.native.strides) or None
+
+    @property
+    def arithmetic(self) -> str:
+        """What is rounded on the way to an anchor."""
+        return str(self._config.native.arithmetic)
+
+    @property
+    def layout(self) -> str:
+        """The components of an anchor and their order."""
+        return str(self._config.native.layout)
+
+    @property
+    def spec(self) -> str:
+        """The configuration as the text that the operators take, and `from_spec`; docs/operators.md has its grammar."""
+        return self._config.spec
+
+    @classmethod
+    def from_spec(cls, spec: str) -> AnchorGrid:
+        """Of the text that `spec` gives.
+
+        Raises:
+            TypeError, ValueError: `spec` is no such text, or one with pyramid levels (`Anchors`').
+        """
+        config = Configuration.of_text(spec)
+        if config.native.pyramid_levels:
+            raise ValueError(
+                f"spec has pyramid levels {config.native.pyramid_levels}; expected one without, or Anchors.from_spec"
+            )
+        made = cls.__new__(cls)
+        made._config = config
+        return made
 
     def _with(self, *, arithmetic: str | None = None, level: int | None = None) -> AnchorGrid:
         """The same cell anchors in another arithmetic, or of one level alone; the same object for the same arguments.

@@ -11,10 +11,10 @@ import torch
 from . import _anchor_operators  # noqa: F401  # registers them
 from ._arguments import image_shape as _read_image_shape
 from ._arguments import level_shapes as _read_level_shapes
-from ._arguments import shape_of, show
+from ._arguments import is_sequence, shape_of, show
 from ._devices import resolve, to_device
 from ._operators import call, is_ours
-from ._recording import concrete, holds, is_compiled, is_recorded, is_symbolic, is_traced
+from ._recording import concrete, default_device, holds, is_compiled, is_recorded, is_symbolic, is_traced
 from ._spec import DEVICES, NAMES, Configuration, level_counts, over_image, pyramid_levels
 
 __all__ = [
@@ -146,6 +146,8 @@ def generate(
 ) -> torch.Tensor:
     """The call behind `generate`, `Anchors` and `AnchorGrid`; `batched` puts a dimension of 1 before the others."""
     recorded = is_recorded()
+    if device is None:
+        device = default_device()
     if out is None and not recorded:
         made: torch.Tensor | None = config.eager(grids, image_shape, clip, batched, dtype, device)
         if made is not None:
@@ -157,19 +159,22 @@ def generate(
     limits = _sides_or_none("clip", clip)
     if is_traced():  # raises what an eager call would
         config.native.num_anchors(*map(concrete, (level_shapes, sides, limits)))
-    place = resolve(device)
+    like = device if isinstance(device, torch.Tensor) else None
+    place = resolve(device) if like is None else like.device
     if not recorded and _can_be_eager(device, place):
         DEVICES.setdefault(device, (place, place.type == "cuda"))
     boxes: torch.Tensor = call(
-        "generate", level_shapes, config.spec, dtype=name, device=place, image_shape=sides, clip=limits
+        "generate", level_shapes, config.spec, dtype=name, device=place, like=like, image_shape=sides, clip=limits
     )
     return boxes.unsqueeze(0) if batched else boxes
 
 
 def generate_many(config: Configuration, image_shapes: Any, dtype: torch.dtype, device: Any) -> list[torch.Tensor]:
     """The call behind `generate_many`: views of one tensor; in a trace an operator per image."""
-    if isinstance(image_shapes, (str, bytes)) or not isinstance(image_shapes, Sequence):
+    if not is_sequence(image_shapes):
         raise TypeError(f"image_shapes is {show(image_shapes)}; expected a list of (height, width)")
+    if not isinstance(image_shapes, (list, tuple)):
+        image_shapes = image_shapes.tolist() if hasattr(image_shapes, "tolist") else list(image_shapes)
     name, place = _name_of(dtype), resolve(device)
     if not image_shapes:
         return []
