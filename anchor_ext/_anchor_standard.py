@@ -200,8 +200,7 @@ def inside(
 ) -> Tensor:
     if DTYPES[dtype] in _NARROW:
         raise ValueError(
-            f"dtype is torch.{dtype}, to which ONNX would round the image's limits twice; expected float32 "
-            "or float64"
+            f"dtype is torch.{dtype}, to which ONNX would round the image's limits twice; expected float32 or float64"
         )
     pyramid = _Pyramid(level_shapes, spec, device, image_shape)
     low = _rounded(pyramid.double(-border), DTYPES[dtype])

@@ -20,8 +20,10 @@ _EXPECTED = 'expected a torch.device, its name such as "cuda:0" or its index, or
 
 
 def to_device(device: object) -> torch.device:
-    """A device from what users pass for one; None is what torch.set_default_device or a context has set, else CUDA where
-    there is one, else the CPU."""
+    """A device from what users pass for one.
+
+    None is what torch.set_default_device or a context has set, else CUDA where there is one, else the CPU.
+    """
     if device is None:
         device = default_device()
     if device is None:

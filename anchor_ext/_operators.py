@@ -30,8 +30,8 @@ class Operator:
         name: in torch.ops.anchor_ext.
         fake: takes the operator's arguments, and returns empty tensors of the results' shapes.
         backward, setup_context: as torch.library.register_autograd takes them.
-        standard: the same in torch's own operators, for exports to ONNX; takes the operator's arguments, whose sizes may
-            be symbols or tensors of no dimensions.
+        standard: the same in torch's own operators, for exports to ONNX; takes the operator's arguments, whose sizes
+            may be symbols or tensors of no dimensions.
         script: a function that TorchScript compiles, for torch.jit.trace; takes the operator's arguments, with a list
             of tensors in place of each list of sizes and, in place of the device, a tensor that is there: `like`.
     """

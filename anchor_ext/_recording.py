@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = [
-    "record_proxy",
-    "place_of",
-    "is_proxy",
-    "default_device",
     "concrete",
     "constant",
     "constant_to_the_compiler",
     "constants",
+    "default_device",
     "holds",
     "is_compiled",
     "is_exported_to_onnx",
+    "is_proxy",
     "is_recorded",
     "is_symbolic",
     "is_traced",
+    "place_of",
+    "record_proxy",
     "register_decomposition",
     "unseen_by_trace",
 ]

@@ -146,17 +146,27 @@ def _levels_and_counts(spec: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @constant_to_the_compiler
-def derived_spec(spec: str, arithmetic: str | None, level: int | None) -> str:
-    """The same cell anchors in another arithmetic, or of one level alone."""
+def derived_spec(
+    spec: str,
+    arithmetic: str | None,
+    level: int | None = None,
+    first: int | None = None,
+    strides: Sequence[tuple[float, float]] | None = None,
+) -> str:
+    """The same cell anchors in another arithmetic, of one level alone or the first ones, at other strides."""
     given = native_of(spec)
     lists = [given.cell_anchors, given.strides, given.offsets, given.starts, given.pyramid_levels]
+    if strides is not None:
+        lists[1] = list(strides)
     if level is not None:
         if not 0 <= level < len(given.cell_anchors):
             raise ValueError(f"level is {level}; expected 0 to {len(given.cell_anchors) - 1}")
         lists = [entries[level : level + 1] for entries in lists]
-    cell_anchors, strides, offsets, starts, levels = lists
+    if first is not None:
+        lists = [entries[:first] for entries in lists]
+    cell_anchors, pairs, offsets, starts, levels = lists
     arithmetic = given.arithmetic if arithmetic is None else arithmetic
-    return Configuration.of(cell_anchors, strides, offsets, starts, levels, arithmetic, given.layout).spec
+    return Configuration.of(cell_anchors, pairs, offsets, starts, levels, arithmetic, given.layout).spec
 
 
 def over_image(levels: Sequence[int], image_shape: Sequence[int]) -> list[tuple[int, int]]:

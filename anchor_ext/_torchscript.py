@@ -53,7 +53,7 @@ class ScriptedAnchors(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return anchors_of_image(image, self.spec)
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def generate(
         self,
         image_shape: list[int],
@@ -69,7 +69,7 @@ class ScriptedAnchors(nn.Module):
         )
         return boxes.unsqueeze(0)
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def generate_many(
         self,
         image_shapes: list[list[int]],
@@ -78,10 +78,10 @@ class ScriptedAnchors(nn.Module):
     ) -> list[Tensor]:
         boxes: list[Tensor] = []
         for image_shape in image_shapes:
-            boxes.append(self.generate(image_shape, None, dtype, device))  # noqa: PERF401  # TorchScript's way
+            boxes.append(self.generate(image_shape, None, dtype, device))  # TorchScript's way
         return boxes
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def at(
         self,
         index: Tensor,
@@ -96,7 +96,7 @@ class ScriptedAnchors(nn.Module):
         )
         return boxes
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def inside(
         self,
         image_shape: list[int],
@@ -112,7 +112,7 @@ class ScriptedAnchors(nn.Module):
         )
         return flags
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def level_shapes(self, image_shape: list[int]) -> list[tuple[int, int]]:
         shapes: list[tuple[int, int]] = []
         for level in self.pyramid_levels:
@@ -123,20 +123,20 @@ class ScriptedAnchors(nn.Module):
     def _level_sizes(self, image_shape: list[int]) -> list[int]:
         sizes: list[int] = []
         for shape, count in zip(self.level_shapes(image_shape), self.num_cell_anchors):  # noqa: B905
-            sizes.append(shape[0] * shape[1] * count)  # noqa: PERF401
+            sizes.append(shape[0] * shape[1] * count)
         return sizes
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def num_anchors(self, image_shape: list[int]) -> int:
         return sum(self._level_sizes(image_shape))
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def num_anchors_per_location(self) -> list[int]:
         return self.num_cell_anchors
 
-    @torch.jit.export  # type: ignore[untyped-decorator]
+    @torch.jit.export
     def split(self, boxes: Tensor, image_shape: list[int]) -> list[Tensor]:
-        return boxes.split_with_sizes(self._level_sizes(image_shape), dim=-2)
+        return list(boxes.split_with_sizes(self._level_sizes(image_shape), dim=-2))
 
 
 def _integers(sides: list[Tensor]) -> list[int]:
@@ -154,8 +154,8 @@ def generate(
     clip: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
     boxes: Tensor = torch.ops.anchor_ext.generate(
-        _integers_or_none(level_shapes), spec, dtype=dtype, device=like.device, image_shape=_integers_or_none(image_shape),
-        clip=_integers_or_none(clip),
+        _integers_or_none(level_shapes), spec, dtype=dtype, device=like.device,
+        image_shape=_integers_or_none(image_shape), clip=_integers_or_none(clip),
     )  # fmt: skip
     return boxes
 

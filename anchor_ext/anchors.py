@@ -49,8 +49,8 @@ def _warn_of_pairs(name: str, value: Any, remedy: str) -> None:
     """A list of pairs is read as two numbers for each level, which few who write one mean."""
     if isinstance(value, list) and all(type(item) is tuple and len(item) == 2 for item in value):
         _warn(
-            f"{name} is {_arguments.show(value)}, which is read as two {name} for each pyramid level. {remedy} Who means "
-            f"two {name} per level writes lists: {name}=[[{value[0][0]}, {value[0][1]}], ...]"
+            f"{name} is {_arguments.show(value)}, which is read as two {name} for each pyramid level. {remedy} Who "
+            f"means two {name} per level writes lists: {name}=[[{value[0][0]}, {value[0][1]}], ...]"
         )
 
 
@@ -59,9 +59,9 @@ def _warn_of_strides(levels: Sequence[int], strides: Sequence[tuple[float, float
         for stride in (stride_y, stride_x):
             if not 0.5 < stride / 2**level < 1.5:
                 _warn(
-                    f"strides has {stride:g} for pyramid level {level}, whose grid has a cell per {2**level} pixels: its "
-                    f"centres end at about {stride / 2**level:.2g} times the image's side. A level's stride is "
-                    f"2**level, the default; for a stride of {stride:g} give the level log2 of it in pyramid_levels"
+                    f"strides has {stride:g} for pyramid level {level}, whose grid has a cell per {2**level} pixels: "
+                    f"its centres end at about {stride / 2**level:.2g} times the image's side. The stride of a level "
+                    "is 2**level, the default: strides [4, 8] go with pyramid_levels [2, 3]"
                 )
                 return
 

@@ -252,15 +252,24 @@ class AnchorGrid:
         made._config = config
         return made
 
-    def _with(self, *, arithmetic: str | None = None, level: int | None = None) -> AnchorGrid:
-        """The same cell anchors in another arithmetic, or of one level alone; the same object for the same arguments.
+    def _with(
+        self,
+        *,
+        arithmetic: str | None = None,
+        level: int | None = None,
+        first: int | None = None,
+        strides: tuple[tuple[float, float], ...] | None = None,
+    ) -> AnchorGrid:
+        """The same cell anchors in another arithmetic, of one level alone or the `first` ones, at other strides (y, x);
+        the same object for the same arguments.
 
         Raises:
             ValueError: there is no such arithmetic or level.
         """
         if is_compiled():  # a new one: what is kept is no business of a graph's
-            return _of_spec(derived_spec(self._config.spec, arithmetic, constants(level)))
-        return _derived(self._config.spec, arithmetic, level)
+            changed = (arithmetic, constants(level), constants(first), constants(strides))
+            return _of_spec(derived_spec(self._config.spec, *changed))
+        return _derived(self._config.spec, arithmetic, level, first, strides)
 
     def __repr__(self) -> str:
         native = self._config.native
@@ -278,5 +287,5 @@ def _of_spec(spec: str) -> AnchorGrid:
 
 
 @functools.lru_cache(maxsize=1024)
-def _derived(spec: str, arithmetic: str | None, level: int | None) -> AnchorGrid:
-    return _of_spec(derived_spec(spec, arithmetic, level))
+def _derived(spec: str, *changed: Any) -> AnchorGrid:
+    return _of_spec(derived_spec(spec, *changed))

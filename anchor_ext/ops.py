@@ -3,15 +3,14 @@ way past torch's dispatcher."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 
 from . import _anchor_operators  # noqa: F401  # registers them
 from ._arguments import image_shape as _read_image_shape
-from ._arguments import level_shapes as _read_level_shapes
 from ._arguments import is_sequence, shape_of, show
+from ._arguments import level_shapes as _read_level_shapes
 from ._devices import resolve, to_device
 from ._operators import call, is_ours
 from ._recording import concrete, default_device, holds, is_compiled, is_recorded, is_symbolic, is_traced
@@ -216,7 +215,7 @@ def gather(
     if not is_recorded() and type(index) is torch.Tensor and index.device.type != "meta" and index.numel() > 0:
         _memory("index", index)
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
-    keywords = {"dtype": name, "image_shape": sides, "clip": _sides_or_none("clip", clip)}
+    keywords: dict[str, Any] = {"dtype": name, "image_shape": sides, "clip": _sides_or_none("clip", clip)}
     return call(  # type: ignore[no-any-return]
         "gather", index, level_shapes, config.spec, device=index.device, takes_device=False, **keywords
     )

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core import MAX_CELL_ANCHORS
+from .._recording import place_of
+from .._spec import DTYPES, Configuration
 from ..grid import AnchorGrid
 from . import _check as check
-from ._common import constants, promoted
+from ._common import by_level, constants, promoted
+from ._follow import Follows, has_own
 
 __all__ = ["AnchorGenerator", "DefaultBoxGenerator"]
 
@@ -21,7 +25,10 @@ def _new(cls: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
-class _StandIn(nn.Module):
+torch.serialization.add_safe_globals([_new, AnchorGrid, Configuration])  # beside the class, which its user adds
+
+
+class _StandIn(Follows, nn.Module):
     """isinstance() takes it for torchvision's class of the same name, as soon as torchvision has been imported.
 
     torchvision's detectors ask so in their constructors. A subclass of theirs would have to import torchvision here.
@@ -33,13 +40,35 @@ class _StandIn(nn.Module):
     def __class__(self) -> type:
         return getattr(sys.modules.get("torchvision.models.detection.anchor_utils"), self._original, type(self))
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _new, (type(self),), self.__dict__  # the default would look for __class__
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self).__reduce__ is not object.__reduce__:
+            return self.__reduce__()
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__  # the former since Python 3.11
+        return _new, (type(self),), state  # the default would look for __class__
+
+    def _scripted(self, originals: Sequence[Any], specs: dict[str, str], promotes: bool) -> nn.Module:
+        """What torch.jit.script compiles in its place."""
+        if has_own(self, *originals):
+            names = " and ".join(function.__name__ for function in originals)
+            raise check.CompatError(
+                f"{type(self).__name__} is scripted with {names} of its own; expected those of anchor_ext, or "
+                f"torchvision's {self._original} as the base"
+            )
+        from ._torchvision_script import Scripted
+
+        return Scripted(specs, self.num_anchors_per_location(), promotes)
+
+    def num_anchors_per_location(self) -> list[int]:
+        raise NotImplementedError
 
 
-def _as_lists(value: Any) -> Any:
-    """An array or a tensor as lists; anything else as it is."""
-    return value.tolist() if hasattr(value, "tolist") else value
+def _plain(value: Any) -> Any:
+    """Arrays, tensors, ranges, configurations' lists as lists; numbers of any kind as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return list(map(_plain, value)) if check.is_sequence(value) else value
 
 
 def _images(image_list: Any) -> tuple[Tensor, Sequence[Any]]:
@@ -64,6 +93,7 @@ class AnchorGenerator(_StandIn):
     """
 
     _original = "AnchorGenerator"
+    _made_of = ("cell_anchors",)
 
     def __init__(
         self,
@@ -71,20 +101,32 @@ class AnchorGenerator(_StandIn):
         aspect_ratios: Sequence[Any] = ((0.5, 1.0, 2.0),),
     ) -> None:
         super().__init__()
-        sizes, aspect_ratios = _as_lists(sizes), _as_lists(aspect_ratios)
-        check.numbers("sizes", sizes, depth=2)
-        check.numbers("aspect_ratios", aspect_ratios, depth=2)
+        sizes, aspect_ratios = _plain(sizes), _plain(aspect_ratios)
+        for name, value in (("sizes", sizes), ("aspect_ratios", aspect_ratios)):
+            check.numbers(name, value, depth=2)
+            nested = [isinstance(item, (list, tuple)) for item in value]
+            check.that(all(nested) or not any(nested), name, value, "numbers, or a sequence of numbers per level")
         if not isinstance(sizes[0], (list, tuple)):
             sizes = tuple((size,) for size in sizes)
         if not isinstance(aspect_ratios[0], (list, tuple)):
             aspect_ratios = (aspect_ratios,) * len(sizes)
+        expected = f"at most {len(sizes)} sequences, as sizes has"
+        check.that(len(aspect_ratios) <= len(sizes), "aspect_ratios", aspect_ratios, expected)
         self.sizes = sizes
         self.aspect_ratios = aspect_ratios
+        total = sum(self.num_anchors_per_location())
+        expected = f"at most {MAX_CELL_ANCHORS} over all levels"
+        check.that(total <= MAX_CELL_ANCHORS, "the number of sizes times aspect_ratios", total, expected)
         with constants():
             self.cell_anchors = [
                 self.generate_anchors(of_level, ratios) for of_level, ratios in zip(sizes, aspect_ratios, strict=False)
             ]
-            self._grid = AnchorGrid(self.cell_anchors, None, offset=0.0)
+        self._remake()
+
+    def _make(self) -> None:
+        with constants():
+            cells = [_cell_anchors(f"cell_anchors[{i}]", value) for i, value in enumerate(self.cell_anchors)]
+            self._grid = AnchorGrid(cells, None, offset=0.0)
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}, from anchor_ext"
@@ -121,15 +163,81 @@ class AnchorGenerator(_StandIn):
             CompatError: there are more or fewer feature maps than levels, or their dtype is no floating one.
         """
         check.features("feature_maps", feature_maps, len(self.cell_anchors))
+        self._follow()
         images, sizes = _images(image_list)
         dtype = feature_maps[0].dtype
-        anchors = self._grid._with(arithmetic=f"float64/{check.name_of(dtype)}/{check.name_of(dtype)}")(
-            [feature_map.shape[-2:] for feature_map in feature_maps],
-            image_shape=images.shape[-2:],
-            dtype=dtype,
-            device=feature_maps[0].device,
-        )
+        grids = [feature_map.shape[-2:] for feature_map in feature_maps]
+        if has_own(self, *_ANCHORS):
+            anchors = self._own_anchors(images, grids, feature_maps[0])
+        else:
+            anchors = self._grid._with(arithmetic=_arithmetic(check.name_of(dtype)))(
+                grids, image_shape=images.shape[-2:], dtype=dtype, device=place_of(feature_maps[0])
+            )
         return [anchors] * len(sizes)
+
+    def _own_anchors(self, images: Tensor, grids: Sequence[Sequence[int]], feature: Tensor) -> Tensor:
+        """By the methods of a subclass or an instance, as torchvision calls them."""
+        sides = images.shape[-2:]
+        strides = [
+            [
+                torch.full((), side // cells, dtype=torch.int64, device=feature.device)
+                for side, cells in zip(sides, grid, strict=True)
+            ]
+            for grid in grids
+        ]
+        self.set_cell_anchors(feature.dtype, feature.device)
+        return torch.cat(self.grid_anchors(grids, strides))
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Moves the cell anchors and, if the dtype is narrower, rounds them. `forward` needs no such call."""
+        self.cell_anchors = [cell_anchors.to(device, dtype) for cell_anchors in self.cell_anchors]
+
+    def grid_anchors(self, grid_sizes: Sequence[Sequence[int]], strides: Sequence[Sequence[Any]]) -> list[Tensor]:
+        """Anchors at given strides, in dtype and on the device of `cell_anchors`.
+
+        Args:
+            grid_sizes: per level `(rows, columns)`.
+            strides: per level (y, x) in pixels: integers, or tensors of one; of floats the anchors are at least
+                float32, as in torchvision.
+
+        Returns:
+            Per level `(rows * columns * A, 4)` x1, y1, x2, y2: views of one tensor, made by one launch.
+
+        Raises:
+            CompatError: there are more or fewer grids or strides than levels.
+        """
+        check.levels("grid_sizes", grid_sizes, len(self.cell_anchors))
+        pairs = [check.pairs("strides", [pair], positive=False)[0] for pair in _plain(strides)]
+        check.levels("strides", pairs, len(self.cell_anchors))
+        self._follow()
+        dtype, arithmetic = self.cell_anchors[0].dtype, _arithmetic(check.name_of(self.cell_anchors[0].dtype))
+        if any(isinstance(stride, float) for pair in pairs for stride in pair):
+            dtype = promoted(dtype)
+            arithmetic = f"float32/float32/{check.name_of(dtype)}"
+        grid = self._grid._with(arithmetic=arithmetic, strides=tuple(pairs))
+        grids = [tuple(_plain(size)) for size in grid_sizes]
+        return by_level(
+            grid, {"level_shapes": "grid_sizes"}, grid, grids, dtype=dtype, device=self.cell_anchors[0].device
+        )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        self._follow()
+        specs = {name: self._grid._with(arithmetic=_arithmetic(name)).spec for name in DTYPES}
+        return self._scripted(_ANCHORS, specs, promotes=False)
+
+
+# What a subclass may have of its own; as they are here, nothing of them is called.
+_ANCHORS = (AnchorGenerator.set_cell_anchors, AnchorGenerator.grid_anchors)
+
+
+def _arithmetic(name: str) -> str:
+    return f"float64/{name}/{name}"
+
+
+def _cell_anchors(name: str, value: Any) -> Any:
+    good = isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == 4 and value.is_floating_point()
+    check.that(good, name, value, "a tensor (A, 4) of floats")
+    return value.tolist()
 
 
 class DefaultBoxGenerator(_StandIn):
@@ -147,6 +255,7 @@ class DefaultBoxGenerator(_StandIn):
     """
 
     _original = "DefaultBoxGenerator"
+    _made_of = ("_wh_pairs", "steps", "clip")
 
     def __init__(
         self,
@@ -158,6 +267,8 @@ class DefaultBoxGenerator(_StandIn):
         clip: bool = True,
     ) -> None:
         super().__init__()
+        aspect_ratios, scales, steps = _plain(aspect_ratios), _plain(scales), _plain(steps)
+        min_ratio, max_ratio = _plain(min_ratio), _plain(max_ratio)
         check.numbers("aspect_ratios", aspect_ratios, depth=2, nested=True, empty=True)
         levels = len(aspect_ratios)
         check.numbers("steps", steps, levels=levels, optional=True)
@@ -174,20 +285,36 @@ class DefaultBoxGenerator(_StandIn):
         self.clip = clip
         self.scales = scales
         with constants():
-            halves = [0.5 * self._sizes(level) for level in range(levels)]
+            self._wh_pairs = self._generate_wh_pairs(levels)
+        self._remake()
+
+    def _make(self) -> None:
+        steps = _plain(self.steps)
+        check.numbers("steps", steps, levels=len(self._wh_pairs), optional=True)
+        with constants():
+            halves = [0.5 * self._sizes(level) for level in range(len(self._wh_pairs))]
             boxes = [torch.cat([-half, half], dim=1).tolist() for half in halves]
         self._grid = AnchorGrid(boxes, steps, arithmetic="quotient")
 
     def _sizes(self, level: int) -> Tensor:
         """Widths and heights, (boxes, 2) float32, fractions of the image."""
-        scale = self.scales[level]
-        between = math.sqrt(scale * self.scales[level + 1])
-        sizes = [(scale, scale), (between, between)]
-        for ratio in self.aspect_ratios[level]:
-            root = math.sqrt(ratio)
-            sizes += [(scale * root, scale / root), (scale / root, scale * root)]
-        tensor = torch.tensor(sizes, dtype=torch.float32, device="cpu")
-        return tensor.clamp(0, 1) if self.clip else tensor
+        sizes = self._wh_pairs[level]
+        return sizes.clamp(0, 1) if self.clip else sizes
+
+    def _generate_wh_pairs(
+        self, num_outputs: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> list[Tensor]:
+        """Per level widths and heights, (boxes, 2), fractions of the image, before they are limited to it."""
+        pairs = []
+        for level in range(num_outputs):
+            scale = self.scales[level]
+            between = math.sqrt(scale * self.scales[level + 1])
+            sizes = [(scale, scale), (between, between)]
+            for ratio in self.aspect_ratios[level]:
+                root = math.sqrt(ratio)
+                sizes += [(scale * root, scale / root), (scale / root, scale * root)]
+            pairs.append(torch.tensor(sizes, dtype=dtype, device=device))
+        return pairs
 
     def num_anchors_per_location(self) -> list[int]:
         """How many default boxes each cell of a level has."""
@@ -197,18 +324,68 @@ class DefaultBoxGenerator(_StandIn):
         """Default boxes of a batch; arguments, result and errors as for `AnchorGenerator.forward`.
 
         The result is float32, or float64 where the feature maps are; the centres are rounded to the feature maps'
-        dtype, as in torchvision.
+        dtype, as in torchvision. There may be fewer feature maps than levels.
         """
-        check.features("feature_maps", feature_maps, len(self.aspect_ratios))
+        self._follow()
+        levels = len(self._wh_pairs)
+        first = len(feature_maps) if hasattr(feature_maps, "__len__") and 0 < len(feature_maps) < levels else None
+        check.features("feature_maps", feature_maps, levels if first is None else first)
         images, sizes = _images(image_list)
         dtype = feature_maps[0].dtype
-        boxes = self._grid._with(arithmetic=f"quotient/{check.name_of(dtype)}/{check.name_of(promoted(dtype))}")(
-            [feature_map.shape[-2:] for feature_map in feature_maps],
-            image_shape=images.shape[-2:],
-            dtype=promoted(dtype),
-            device=feature_maps[0].device,
-        )
+        grids = [feature_map.shape[-2:] for feature_map in feature_maps]
+        if has_own(self, *_DEFAULT_BOXES):
+            boxes = self._own_boxes(images, grids, feature_maps[0])
+        else:
+            boxes = self._grid._with(arithmetic=_quotient(check.name_of(dtype)), first=first)(
+                grids, image_shape=images.shape[-2:], dtype=promoted(dtype), device=place_of(feature_maps[0])
+            )
         return [boxes] * len(sizes)
+
+    def _grid_default_boxes(
+        self, grid_sizes: Sequence[Sequence[int]], image_size: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Default boxes as fractions of the image, `(N, 4)` centre x, y, width, height on the CPU.
+
+        `forward` calls it where a subclass or an instance has its own.
+        """
+        levels = []
+        for level, (rows, columns) in enumerate(grid_sizes):
+            sizes = self._sizes(level)
+            centres = [
+                (
+                    (torch.arange(cells, device="cpu") + 0.5)
+                    / (cells if self.steps is None else side / self.steps[level])
+                ).to(dtype)
+                for side, cells in zip(image_size, (rows, columns), strict=True)
+            ]
+            y, x = (
+                centre[:, :, None].expand(rows, columns, len(sizes))
+                for centre in (centres[0][:, None], centres[1][None])
+            )
+            widths, heights = (size.expand(rows, columns, -1) for size in sizes.unbind(1))
+            kind = torch.promote_types(dtype, sizes.dtype)
+            levels.append(torch.stack([part.to(kind) for part in (x, y, widths, heights)], dim=-1).view(-1, 4))
+        return torch.cat(levels)
+
+    def _own_boxes(self, images: Tensor, grids: Sequence[Sequence[int]], feature: Tensor) -> Tensor:
+        """By the method of a subclass or an instance, as torchvision uses its result."""
+        height, width = images.shape[-2:]
+        boxes = self._grid_default_boxes(grids, images.shape[-2:], dtype=feature.dtype).to(feature.device)
+        centres, halves = boxes[:, :2], 0.5 * boxes[:, 2:]
+        sides = torch.tensor([width, height], device=boxes.device)
+        return torch.cat([(centres - halves) * sides, (centres + halves) * sides], dim=-1)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        self._follow()
+        specs = {name: self._grid._with(arithmetic=_quotient(name)).spec for name in DTYPES}
+        return self._scripted(_DEFAULT_BOXES, specs, promotes=True)
 
     def extra_repr(self) -> str:
         return f"aspect_ratios={self.aspect_ratios}, clip={self.clip}, scales={self.scales}, steps={self.steps}"
+
+
+_DEFAULT_BOXES = (DefaultBoxGenerator._grid_default_boxes,)
+
+
+def _quotient(name: str) -> str:
+    return f"quotient/{name}/{check.name_of(promoted(DTYPES[name]))}"

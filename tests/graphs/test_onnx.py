@@ -37,7 +37,9 @@ def export(module: nn.Module, path, dynamo=True, opset=18, **keywords):
 
 
 exporters = pytest.mark.parametrize(
-    "exporter", [{}, {"dynamo": False, "opset": 11}, {"dynamo": False, "opset": 17}], ids=["dynamo", "opset11", "opset17"]
+    "exporter",
+    [{}, {"dynamo": False, "opset": 11}, {"dynamo": False, "opset": 17}],
+    ids=["dynamo", "opset11", "opset17"],
 )
 
 
