@@ -157,3 +157,12 @@ def grid_of(arguments: dict[str, object]) -> anchor_ext.AnchorGrid:
         arithmetic=arguments["arithmetic"],
         layout=arguments["layout"],
     )
+
+
+@pytest.fixture
+def one_thread():
+    """On a busy machine torch's threads spend most of their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

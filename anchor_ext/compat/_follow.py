@@ -17,7 +17,7 @@ __all__ = ["Follows", "has_own"]
 
 def has_own(instance: Any, *originals: Callable[..., Any]) -> bool:
     """Whether an instance has other methods than these, of its own or of its class."""
-    cls, own = type(instance), vars(instance)
+    cls, own = type(instance), instance._assigned
     return any(getattr(cls, function.__name__) is not function or function.__name__ in own for function in originals)
 
 
@@ -45,6 +45,7 @@ class Follows:
     _made_of: tuple[str, ...] = ()
     _is_made = False
     _state: Any = None
+    _assigned: frozenset[str] = frozenset()  # methods; an attribute, which a compiler compares in every call
 
     def _make(self) -> None:
         raise NotImplementedError
@@ -73,6 +74,8 @@ class Follows:
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
+        if name != "_assigned" and callable(getattr(type(self), name, None)):
+            self._assigned |= {name}
         if name in self._made_of:
             self._changed()
 

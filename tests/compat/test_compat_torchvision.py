@@ -463,15 +463,6 @@ def pictures() -> list[torch.Tensor]:
     ]
 
 
-@pytest.fixture
-def one_thread():
-    """On a busy machine torch's threads spend most of their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def targets(batch: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     corners = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.5, 0.4, 0.95, 0.9]])
     return [
