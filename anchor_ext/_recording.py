@@ -28,7 +28,6 @@ __all__ = [
     "is_symbolic",
     "is_traced",
     "place_of",
-    "record_proxy",
     "register_decomposition",
     "unseen_by_trace",
 ]
@@ -84,24 +83,14 @@ def is_proxy(value: object) -> bool:
     return isinstance(value, torch.fx.Proxy)
 
 
-def record_proxy(proxy: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The call of a function in the graph that is being recorded."""
-    return proxy.tracer.create_proxy("call_function", function, (proxy, *arguments), {})
-
-
 def default_device() -> torch.device | None:
     """The device that a user has set, by a context or torch.set_default_device."""
-    if is_compiled():
-        return _default_of_the_compiler()
-    if _function_modes is None or _function_modes() == 0 or _mode_stack is None:
+    if _function_modes is None or _mode_stack is None or _function_modes() == 0:
         return None
-    contexts = [mode for mode in _mode_stack() if type(mode).__name__ == "DeviceContext"]
-    return contexts[-1].device if contexts else None
-
-
-@constant_to_the_compiler
-def _default_of_the_compiler() -> torch.device | None:
-    return getattr(getattr(torch.utils, "_device", None), "CURRENT_DEVICE", None)
+    if is_compiled():
+        return torch.empty(0).device  # the compiler cannot follow torch.get_default_device
+    contexts = [mode.device for mode in _mode_stack() if type(mode).__name__ == "DeviceContext"]
+    return contexts[-1] if contexts else None
 
 
 def is_exported_to_onnx() -> bool:

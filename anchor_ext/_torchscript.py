@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from ._spec import level_counts, native_of, pyramid_levels
 
-__all__ = ["ScriptedAnchors", "anchors_of_image", "gather", "generate", "inside", "name_of", "valid_flags"]
+__all__ = [
+    "ScriptedAnchors",
+    "anchors_of_checked",
+    "anchors_of_image",
+    "gather",
+    "generate",
+    "inside",
+    "name_of",
+    "valid_flags",
+]
 
 
 def anchors_of_image(image: Tensor, spec: str) -> Tensor:
@@ -18,8 +27,13 @@ def anchors_of_image(image: Tensor, spec: str) -> Tensor:
     shape = image.shape
     if len(shape) not in (3, 4) or shape[-2] == 0 or shape[-1] == 0:
         raise ValueError(f"image has shape {shape}; expected (B, C, H, W) or (C, H, W) with H, W > 0")
+    return anchors_of_checked(image, spec)
+
+
+def anchors_of_checked(image: Tensor, spec: str) -> Tensor:
+    """The same of an image that need not be looked at: torch.fx records what is done with it."""
     boxes: Tensor = torch.ops.anchor_ext.generate(
-        None, spec, dtype="float32", device=image.device, image_shape=shape[-2:]
+        None, spec, dtype="float32", device=image.device, image_shape=image.shape[-2:]
     )
     return boxes.unsqueeze(0)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import _arguments, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
-from ._recording import constant_to_the_compiler, constants, is_compiled, is_proxy, place_of, record_proxy
+from ._recording import constant_to_the_compiler, constants, is_compiled, is_proxy, place_of
 from ._spec import Configuration, level_counts, pyramid_levels
 
 __all__ = ["Anchors", "UnusualAnchorsWarning", "generate", "generate_many"]
@@ -262,7 +262,7 @@ class Anchors(nn.Module):
         """
         if not isinstance(image, Tensor):
             if is_proxy(image):
-                return record_proxy(image, _torchscript.anchors_of_image, self._config.spec)
+                return _torchscript.anchors_of_checked(image, self._config.spec)
             raise TypeError(f"image is {_arguments.show(image)}; expected a tensor (B, C, H, W) or (C, H, W)")
         if image.is_nested:
             raise ValueError("image is a nested tensor; expected (B, C, H, W) or (C, H, W)")
