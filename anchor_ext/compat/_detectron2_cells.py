@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import _check as check
 
-__all__ = ["BufferList", "per_level", "widths_and_heights"]
+__all__ = ["BufferList", "has_numbers", "per_level", "read", "widths_and_heights"]
 
 
 class BufferList(nn.Module):
@@ -34,6 +34,22 @@ class BufferList(nn.Module):
 
     def __setitem__(self, level: int, values: Tensor) -> None:
         setattr(self, str(range(len(self))[level]), values)
+
+
+def has_numbers(cell_anchors: nn.Module) -> bool:
+    """Whether these can be read: not while they are exported or on the device meta."""
+    return not any(type(buffer) is not Tensor or buffer.is_meta for buffer in cell_anchors.buffers())
+
+
+def read(cell_anchors: nn.Module, box_dim: int) -> tuple[list[str], list[list[list[float]]]]:
+    """Per level the dtype of a sum of its cell anchors and float32 centres, and their numbers."""
+    dtypes, numbers = [], []
+    for i, buffer in enumerate(cell_anchors.buffers()):
+        good = buffer.ndim == 2 and buffer.shape[1] == box_dim and len(buffer) > 0 and not buffer.is_complex()
+        check.that(good, f"cell_anchors[{i}]", buffer, f"numbers (A, {box_dim})")
+        dtypes.append(check.name_of(torch.promote_types(buffer.dtype, torch.float32)))
+        numbers.append(buffer.detach().to("cpu", torch.float64).tolist())
+    return dtypes, numbers
 
 
 def _items(name: str, value: Any, expected: str) -> Sequence[Any]:

@@ -16,9 +16,9 @@ from .._spec import DTYPES
 from ..grid import AnchorGrid
 from . import _check as check
 from ._common import by_level, constants, renaming
-from ._detectron2_cells import BufferList, per_level, widths_and_heights
+from ._detectron2_cells import BufferList, has_numbers, per_level, read, widths_and_heights
 from ._detectron2_register import register_classes
-from ._detectron2_script import anchors_of_features
+from ._detectron2_script import anchors_of_sizes
 from ._follow import Follows, has_own
 
 __all__ = ["DefaultAnchorGenerator", "RotatedAnchorGenerator", "register"]
@@ -62,9 +62,9 @@ class _Generator(Follows, nn.Module):
 
     def _construct(self, cfg: Any, input_shape: Any, given: dict[str, Any]) -> None:
         """From what was given by name and, where that is None, from detectron2's configuration."""
-        if cfg is not None and not hasattr(cfg, "MODEL"):
-            raise TypeError(f"cfg is {check.show(cfg)}; expected detectron2's configuration, or arguments by name")
-        configured: dict[str, Any] = {} if cfg is None else self.from_config(cfg, input_shape)
+        configured: dict[str, Any] = {}
+        if cfg is not None:
+            configured = self.from_config(cfg) if input_shape is None else self.from_config(cfg, input_shape)
         parameters: dict[str, Any] = {
             name: configured.get(name) if value is None else value for name, value in given.items()
         }
@@ -90,7 +90,7 @@ class _Generator(Follows, nn.Module):
         check.that(0.0 <= self.offset < 1.0, "offset", self.offset, expected)
 
     @classmethod
-    def from_config(cls, cfg: Any, input_shape: Sequence[Any]) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, *shapes: Any) -> dict[str, Any]:
         raise NotImplementedError
 
     def generate_cell_anchors(self, *parameters: Any) -> Tensor:
@@ -102,12 +102,8 @@ class _Generator(Follows, nn.Module):
 
     # What the attributes make.
 
-    def _is_readable(self) -> bool:
-        """Whether the cell anchors have numbers: not while they are exported or on the device meta."""
-        return not any(type(buffer) is not Tensor or buffer.is_meta for buffer in self.cell_anchors.buffers())
-
     def _remake(self) -> None:
-        if self._state is None or self._is_readable():
+        if self._state is None or has_numbers(self.cell_anchors):
             super()._remake()
         else:  # until they are again
             self._make()
@@ -117,8 +113,8 @@ class _Generator(Follows, nn.Module):
         check.numbers("strides", self.strides)
         self._check_offset()
         with constants():
-            if self._state is None or self._is_readable():  # else the last numbers that were seen count
-                self._read_cell_anchors()
+            if self._state is None or has_numbers(self.cell_anchors):  # else the last ones that were seen count
+                self._dtypes, self._numbers = read(self.cell_anchors, self.box_dim)
             levels = min(len(self.strides), len(self._numbers))  # detectron2 zips them
             counts = [len(boxes) for boxes in self._numbers[:levels]]
             if sum(counts) > MAX_CELL_ANCHORS:
@@ -143,15 +139,6 @@ class _Generator(Follows, nn.Module):
                 layout=self._layout,
             )
 
-    def _read_cell_anchors(self) -> None:
-        """Their numbers and, per level, the dtype of their sum with float32 centres."""
-        buffers = list(self.cell_anchors.buffers())
-        for i, buffer in enumerate(buffers):
-            good = buffer.ndim == 2 and buffer.shape[1] == self.box_dim and not buffer.is_complex()
-            check.that(good and len(buffer) > 0, f"cell_anchors[{i}]", buffer, f"numbers (A, {self.box_dim})")
-        self._dtypes = [check.name_of(torch.promote_types(buffer.dtype, torch.float32)) for buffer in buffers]
-        self._numbers = [buffer.detach().to("cpu", torch.float64).tolist() for buffer in buffers]
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "cell_anchors" and not isinstance(value, nn.Module) and check.is_sequence(value):
             value = BufferList(value)
@@ -171,6 +158,16 @@ class _Generator(Follows, nn.Module):
         self._spec = self.grid._config.spec
         self._has_own_grids = has_own(self, _Generator._grid_anchors)
         return self
+
+    def _scripted(self, features: list[Tensor]) -> list[Tensor]:
+        sizes = [list(feature.shape[-2:]) for feature in features]
+        if self._has_own_grids or len(features) == 0:
+            return self._grid_anchors(sizes)
+        return self._scripted_on(features[0].device, sizes)
+
+    def _scripted_on(self, device: torch.device, sizes: list[list[int]]) -> list[Tensor]:
+        numbers = (self._strides, self._starts, self._as_many, self._counts)
+        return anchors_of_sizes(sizes, device, self._spec, self._dtype, *numbers)
 
     def extra_repr(self) -> str:
         return f"num_anchors={self.num_anchors}, strides={self.strides}, offset={self.offset}, from anchor_ext"
@@ -201,15 +198,19 @@ class _Generator(Follows, nn.Module):
             TypeError, ValueError, RuntimeError: as `AnchorGrid`.
         """
         if has_own(self, _Generator._grid_anchors):
-            anchors = self._grid_anchors(grid_sizes)
+            anchors = self._grid_anchors(grid_sizes)  # type: ignore[arg-type]
             return anchors if device is None else [of_level.to(device) for of_level in anchors]
         return self._made(grid_sizes, device)
 
-    def _grid_anchors(self, grid_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    def _grid_anchors(self, grid_sizes: list[list[int]]) -> list[Tensor]:
         """`grid_anchors` on the device of the cell anchors: detectron2's name for it, which subclasses override."""
-        return self._made(grid_sizes, next(self.cell_anchors.buffers()).device)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            buffers = [named[1] for named in self.cell_anchors.named_buffers()]
+            return self._scripted_on(buffers[0].device, grid_sizes)
+        else:
+            return self._made(grid_sizes, next(self.cell_anchors.buffers()).device)
 
-    def _made(self, grid_sizes: Sequence[Sequence[int]], device: Any) -> list[Tensor]:
+    def _made(self, grid_sizes: Any, device: Any) -> list[Tensor]:
         self._follow()
         grids = self._grids(grid_sizes)
         if not grids:
@@ -238,8 +239,14 @@ class _Generator(Follows, nn.Module):
             rows, columns = operator.index(rows), operator.index(columns)
         if self._as_many[level]:
             return rows, columns
-        stride, first = self._strides[level], self._starts[level]
-        return math.ceil((rows * stride - first) / stride), math.ceil((columns * stride - first) / stride)
+        return self._count(level, rows), self._count(level, columns)
+
+    def _count(self, level: int, side: Any) -> Any:
+        stride = self._strides[level]
+        end = side * stride
+        if type(side) is int and not is_compiled():
+            end = float(side * self.strides[level])  # which is as exact as the number's own type
+        return math.ceil((end - self._starts[level]) / stride)
 
     def _boxes(self, features: Any, name: str) -> list[Any]:
         try:
@@ -308,6 +315,8 @@ class DefaultAnchorGenerator(_Generator):
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Sequence[Any]) -> dict[str, Any]:
         """The arguments that detectron2's configuration holds, and the strides of the features' shapes."""
+        if not hasattr(cfg, "MODEL"):
+            raise TypeError(f"cfg is {check.show(cfg)}; expected detectron2's configuration, or arguments by name")
         section = cfg.MODEL.ANCHOR_GENERATOR
         return {
             "sizes": section.SIZES,
@@ -331,13 +340,7 @@ class DefaultAnchorGenerator(_Generator):
             CompatError: there are more feature maps than levels.
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if self._has_own_grids:
-                anchors = self._grid_anchors([feature.shape[-2:] for feature in features])
-            else:
-                anchors = anchors_of_features(
-                    features, self._spec, self._strides, self._starts, self._as_many, self._counts, self._dtype
-                )
-            return [Boxes(of_level) for of_level in anchors]
+            return [Boxes(of_level) for of_level in self._scripted(features)]
         else:
             return self._boxes(features, "Boxes")
 
@@ -388,12 +391,6 @@ class RotatedAnchorGenerator(_Generator):
     def forward(self, features: list[Tensor]) -> list[RotatedBoxes]:
         """Per level detectron2's `RotatedBoxes`; errors as for `DefaultAnchorGenerator.forward`."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if self._has_own_grids:
-                anchors = self._grid_anchors([feature.shape[-2:] for feature in features])
-            else:
-                anchors = anchors_of_features(
-                    features, self._spec, self._strides, self._starts, self._as_many, self._counts, self._dtype
-                )
-            return [RotatedBoxes(of_level) for of_level in anchors]
+            return [RotatedBoxes(of_level) for of_level in self._scripted(features)]
         else:
             return self._boxes(features, "RotatedBoxes")
