@@ -59,7 +59,7 @@ def _column(strides: Any, grids: Any, dtype: torch.dtype, device: torch.device) 
         if of_level.ndim != 0:
             raise check.CompatError(f"strides[{i}] is {check.show(stride)}; expected a finite number")
         if dtype.itemsize == 2:
-            of_level = of_level.to(torch.float32)  # as torch rounds a number
+            of_level = of_level.to(torch.float32)  # as torch rounds a number; not every compiler goes that way
         columns.append(of_level.to(dtype).reshape(1, 1).expand(rows * cells, 1))
     return torch.cat(columns)
 

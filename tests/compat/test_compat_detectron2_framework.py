@@ -50,7 +50,7 @@ def features(sizes=SIZES, device="cpu") -> list[torch.Tensor]:
 def agree(scripted, generator, device="cpu") -> bool:
     """At any size, of as many feature maps as there are, or of fewer."""
     answers = []
-    for sizes in (SIZES, SIZES[:2], SIZES[:1], [], [(1, 1), (40, 3), (2, 70)]):
+    for sizes in (SIZES, SIZES[:2], SIZES[:1], [], [(1, 1), (41, 3), (3, 96)]):
         ours, eager = scripted(features(sizes, device)), generator(features(sizes, device))
         answers.append(len(ours) == len(eager) == len(sizes))
         answers += [

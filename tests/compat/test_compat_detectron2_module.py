@@ -22,6 +22,10 @@ pytestmark = pytest.mark.quick
 CONVERSIONS = {"float": torch.float32, "half": torch.float32, "bfloat16": torch.float32, "double": torch.float64}
 
 
+def list_config(values):
+    return pytest.importorskip("omegaconf").OmegaConf.create(values)
+
+
 def of_cells(generator, grids=GRIDS) -> list[torch.Tensor]:
     """What detectron2 makes of the cell anchors that a generator has now."""
     levels = zip(grids, generator.strides, generator.cell_anchors, strict=False)
@@ -93,8 +97,9 @@ def test_what_is_assigned_counts(dim):
 
 
 @dims
-def test_what_is_written_into_counts(dim):
-    generator = CLASSES[dim](**arguments_of(dim, strides=list(STRIDES)))
+@pytest.mark.parametrize("kind", [list, np.array, list_config], ids=["list", "array", "ListConfig"])
+def test_what_is_written_into_counts(kind, dim):
+    generator = CLASSES[dim](**arguments_of(dim, strides=kind(STRIDES)))
     generator.grid_anchors(GRIDS, "cpu")
     generator.strides[2] = 7
     assert same(generator.grid_anchors(GRIDS, "cpu"), of_cells(generator))
@@ -250,10 +255,6 @@ def test_fewer_feature_maps_than_levels(dim, device, detectron2):
     assert same([boxes.tensor for boxes in generator(dict(enumerate(features)).values())], references)
 
 
-def list_config(values):
-    return pytest.importorskip("omegaconf").OmegaConf.create(values)
-
-
 KINDS = {
     "ListConfig": list_config,
     "array": np.array,
@@ -336,8 +337,9 @@ def test_compiled(dim, detectron2):
 
     for cls in (CLASSES[dim], Shifted):
         torch._dynamo.reset()
-        detector = Detector(cls(**arguments_of(dim, sizes=[31.3], strides=[8, 16]))).half()
+        detector = Detector(cls(**arguments_of(dim, sizes=[31.3], strides=[8, 16])))
         detector.generator.offset = 0.25
+        detector.half()
         compiled = torch.compile(detector, fullgraph=True, dynamic=True, backend="eager")
         for shape in ((64, 96), (61, 100), (128, 333)):
             image = torch.zeros(1, 3, *shape)
