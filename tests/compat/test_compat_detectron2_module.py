@@ -348,6 +348,18 @@ def test_compiled(dim, detectron2):
         assert all(map(reference.same_bits, compiled(image), detector(image)))
 
 
+@dims
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported(strict, dim, detectron2, recwarn):
+    detector = Detector(CLASSES[dim](**arguments_of(dim, sizes=[31.3], strides=[8, 16])).half())
+    image = torch.zeros(1, 3, 64, 96)
+    exported = torch.export.export(detector, (image,), strict=strict)
+    assert all(map(reference.same_bits, exported.module()(image), detector(image)))
+    assert not [warning for warning in recwarn if "during export" in str(warning.message)]
+    detector.generator.cell_anchors[0].mul_(2)  # is followed as before
+    assert same(detector(image), of_cells(detector.generator, [(8, 12), (4, 6)]))
+
+
 # detectron2 itself
 
 
