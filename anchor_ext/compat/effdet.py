@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from .._core import MAX_CELL_ANCHORS
 from ..grid import AnchorGrid
 from . import _check as check
+from ._common import renaming
 
 __all__ = ["Anchors"]
 
@@ -21,7 +24,9 @@ class Anchors(nn.Module):
     `image / cells` along each axis. Per cell, all aspect ratios of the first octave scale `2**(i / num_scales)`, then
     of the next. Computed in float64, rounded once to float32.
 
-    The boxes are a persistent buffer, as in effdet, so that checkpoints of either load into the other.
+    The boxes are a persistent buffer, as in effdet, so that checkpoints of either load into the other. Attributes that
+    are assigned later change the boxes no more than in effdet; `_generate_configs` and `_generate_boxes`, which the
+    constructor calls, make them of what the attributes are then.
 
     Args:
         min_level, max_level: the pyramid levels, both included.
@@ -29,9 +34,13 @@ class Anchors(nn.Module):
         aspect_ratios: pairs (x, y) of factors of the width and the height; or numbers, width / height.
         anchor_scale: size of the cell anchors in strides: one number, or one per level.
         image_size: (H, W).
+
+    Raises:
+        CompatError: an argument has the wrong form or value, or there are more than 512 cell anchors over all levels.
     """
 
-    boxes: Tensor  # [N, 4] float32: y1, x1, y2, x2
+    if TYPE_CHECKING:  # TorchScript would read it, and knows no names in quotes
+        boxes: Tensor  # [N, 4] float32: y1, x1, y2, x2
 
     def __init__(
         self,
@@ -43,37 +52,32 @@ class Anchors(nn.Module):
         image_size: Sequence[int],
     ) -> None:
         super().__init__()
-        check.whole("min_level", min_level, 0, 30)
-        check.whole("max_level", max_level, min_level, 30)
-        check.whole("num_scales", num_scales, 1, 512)
-        levels = range(min_level, max_level + 1)
-        two = isinstance(image_size, Sequence) and len(image_size) == 2
+        self.min_level = _whole("min_level", min_level, 0, 30)
+        self.max_level = _whole("max_level", max_level, self.min_level, 30)
+        self.num_scales = _whole("num_scales", num_scales, 1, MAX_CELL_ANCHORS)
+        num_levels = self.max_level - self.min_level + 1
+        sides = _items(image_size)
+        two = check.is_sequence(sides) and len(sides) == 2
         check.that(two, "image_size", image_size, "two positive integers (height, width)")
-        for i, side in enumerate(image_size):
-            check.whole(f"image_size[{i}]", side, 1)
-        check.pairs("aspect_ratios", aspect_ratios)
-        if isinstance(anchor_scale, Sequence):
-            check.numbers("anchor_scale", anchor_scale, levels=len(levels))
+        self.image_size = tuple(_whole(f"image_size[{i}]", side, 1) for i, side in enumerate(sides))
+        self.aspect_ratios = _items(aspect_ratios)
+        check.pairs("aspect_ratios", self.aspect_ratios)
+        scales = _items(anchor_scale)
+        if check.is_sequence(scales):
+            check.numbers("anchor_scale", scales, levels=num_levels)
         else:
-            check.number("anchor_scale", anchor_scale)
-        scales = list(anchor_scale) if isinstance(anchor_scale, Sequence) else [anchor_scale] * len(levels)
-        self.min_level = min_level
-        self.max_level = max_level
-        self.num_scales = num_scales
-        self.aspect_ratios = aspect_ratios
-        self.anchor_scales = anchor_scale if isinstance(anchor_scale, Sequence) else scales
-        self.image_size = tuple(image_size)
-        self.feat_sizes = [tuple(image_size)]
-        for _ in range(max_level):
+            check.number("anchor_scale", scales)
+        self.anchor_scales = scales if check.is_sequence(scales) else [scales] * num_levels
+        count = num_levels * self.num_scales * len(self.aspect_ratios)
+        if count > MAX_CELL_ANCHORS:
+            raise check.CompatError(
+                f"num_scales is {self.num_scales} and aspect_ratios has {len(self.aspect_ratios)} entries, which make "
+                f"{count} cell anchors over {num_levels} levels; expected at most {MAX_CELL_ANCHORS}"
+            )
+        self.feat_sizes = [self.image_size]
+        for _ in range(self.max_level):
             self.feat_sizes.append(tuple((side + 1) // 2 for side in self.feat_sizes[-1]))
-        self.config = {
-            level: [
-                (stride, octave / float(num_scales), ratio, scale)
-                for octave in range(num_scales)
-                for ratio in aspect_ratios
-            ]
-            for level, stride, scale in zip(levels, map(self._stride, levels), scales, strict=True)
-        }
+        self.config = self._generate_configs()
         self.register_buffer("boxes", self._generate_boxes())
 
     @classmethod
@@ -92,26 +96,47 @@ class Anchors(nn.Module):
         """How many anchors a cell has."""
         return self.num_scales * len(self.aspect_ratios)
 
-    def _stride(self, level: int) -> tuple[float, float]:
-        (height, width), (rows, columns) = self.feat_sizes[0], self.feat_sizes[level]
-        return height / float(rows), width / float(columns)
+    def _generate_configs(self) -> dict[int, list[tuple[tuple[float, float], float, Any, float]]]:
+        """Per level, of each cell anchor its stride (y, x), octave scale, aspect ratio and anchor scale."""
+        height, width = self.feat_sizes[0]
+        configs = {}
+        for level in range(self.min_level, self.max_level + 1):
+            rows, columns = self.feat_sizes[level]
+            stride = height / float(rows), width / float(columns)
+            configs[level] = [
+                (stride, octave / float(self.num_scales), ratio, self.anchor_scales[level - self.min_level])
+                for octave in range(self.num_scales)
+                for ratio in self.aspect_ratios
+            ]
+        return configs
 
     def _generate_boxes(self) -> Tensor:
+        """The boxes of `config` over `image_size`, `(N, 4)` float32 on the CPU."""
         # effdet's centres are numpy.arange's: from half a stride on, in steps of what is left of a stride when the
         # first centre is subtracted from the second one.
-        strides = [self._stride(level) for level in self.config]
-        halves = [(y / 2, x / 2) for y, x in strides]
-        steps = [((b + y) - b, (a + x) - a) for (y, x), (b, a) in zip(strides, halves, strict=True)]
-        pairs = [_factors(ratio) for ratio in self.aspect_ratios] * self.num_scales
-        cell_anchors = [
-            [
-                _cell_anchor(stride, octave, pair, scale)
-                for (stride, octave, _, scale), pair in zip(entries, pairs, strict=True)
-            ]
-            for entries in self.config.values()
-        ]
-        grid = AnchorGrid(cell_anchors, steps, offset=0.0, start=halves, layout="yxyx")
-        return grid([self.feat_sizes[level] for level in self.config], device="cpu")
+        cell_anchors, steps, halves, shapes = [], [], [], []
+        for level, entries in self.config.items():
+            stride = entries[0][0]
+            expected = f"{stride}, as the level's other cell anchors have"
+            for i, entry in enumerate(entries):
+                check.that(entry[0] == stride, f"config[{level}][{i}][0]", entry[0], expected)
+            cell_anchors.append([_cell_anchor(*entry) for entry in entries])
+            half = stride[0] / 2, stride[1] / 2
+            halves.append(half)
+            steps.append(((half[0] + stride[0]) - half[0], (half[1] + stride[1]) - half[1]))
+            shapes.append(
+                tuple(
+                    max(0, math.ceil((side - first) / step))
+                    for side, first, step in zip(self.image_size, half, stride, strict=True)
+                )
+            )
+        names = {"cell_anchors": "config", "level_shapes": "image_size and config"}
+
+        def boxes() -> Tensor:
+            grid = AnchorGrid(cell_anchors, steps, offset=0.0, start=halves, layout="yxyx")
+            return grid(shapes, device="cpu")
+
+        return renaming(names, boxes)
 
     def extra_repr(self) -> str:
         return (
@@ -119,17 +144,38 @@ class Anchors(nn.Module):
         )
 
 
+def _whole(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
+    try:
+        whole = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        whole = least - 1
+    check.that(not isinstance(value, bool) and least <= whole <= most, name, value, f"an integer in {least}..{most}")
+    return whole
+
+
+def _items(value: Any) -> Any:
+    """Tensors as Python's numbers, arrays as lists of NumPy's, which compute as precisely as theirs."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_items(item) for item in value] if any(isinstance(item, Tensor) for item in value) else value
+    return list(value) if check.is_sequence(value) else value
+
+
 def _factors(ratio: Any) -> tuple[float, float]:
     """Of the width and the height."""
-    if isinstance(ratio, Sequence):
+    if check.is_sequence(ratio):
         return ratio[0], ratio[1]
     root = math.sqrt(ratio)
+    if hasattr(ratio, "dtype") and ratio.dtype.kind == "f":  # the root of a NumPy number has its precision
+        root = type(ratio)(root)
     return root, 1.0 / root
 
 
 def _cell_anchor(
-    stride: tuple[float, float], octave: float, factors: tuple[float, float], scale: float
+    stride: tuple[float, float], octave: float, ratio: Any, scale: float
 ) -> tuple[float, float, float, float]:
-    half_height = scale * stride[0] * 2**octave * factors[1] / 2.0
-    half_width = scale * stride[1] * 2**octave * factors[0] / 2.0
+    x, y = _factors(ratio)
+    half_height = float(scale * stride[0] * 2**octave * y / 2.0)
+    half_width = float(scale * stride[1] * 2**octave * x / 2.0)
     return -half_height, -half_width, half_height, half_width

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from .._recording import constant_to_the_compiler, constants
+from .._operators import is_ours
+from .._recording import concrete, constant_to_the_compiler, constants, is_recorded, is_traced
 from .._spec import Configuration
 from . import _check as check
+from ._ultralytics_script import generate_like
 
 __all__ = ["make_anchors"]
 
@@ -29,6 +32,38 @@ def _spec(strides: Sequence[float], offset: float, arithmetic: str) -> str:
     return _configuration(tuple(strides), offset, arithmetic).spec
 
 
+def _generate(
+    first: Tensor, grids: Any, strides: tuple[float, ...], offset: float, dtype: torch.dtype, arithmetic: str
+) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_dynamo_compiling():
+        config = Configuration(_spec(constants(strides), constants(offset), arithmetic))
+    else:
+        config = _configuration(strides, offset, arithmetic)
+    if is_traced() and is_ours(first.device):
+        sides = [side for grid in grids for side in grid]
+        config.native.num_anchors(concrete(sides), None, None)  # raises what an eager call would
+        anchors = generate_like(first, sides, config.spec, arithmetic)
+        return anchors[:, :2], anchors[:, 2:3]
+    return ops.generate_points(config, grids, dtype, first.device)
+
+
+def _has_tensors(strides: Any) -> bool:
+    return isinstance(strides, Tensor) or any(isinstance(stride, Tensor) for stride in strides)
+
+
+def _column(strides: Any, grids: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The strides' column, by torch's operators: no number is read out of a tensor, which would break a graph."""
+    columns = []
+    for i, (stride, (rows, cells)) in enumerate(zip(strides, grids, strict=True)):
+        of_level = torch.as_tensor(stride, device=device)
+        if of_level.ndim != 0:
+            raise check.CompatError(f"strides[{i}] is {check.show(stride)}; expected a finite number")
+        if dtype.itemsize == 2:
+            of_level = of_level.to(torch.float32)  # as torch rounds a number; not every compiler goes that way
+        columns.append(of_level.to(dtype).reshape(1, 1).expand(rows * cells, 1))
+    return torch.cat(columns)
+
+
 def make_anchors(
     feats: Sequence[Tensor] | Tensor, strides: Sequence[float] | Tensor, grid_cell_offset: float = 0.5
 ) -> tuple[Tensor, Tensor]:
@@ -36,7 +71,8 @@ def make_anchors(
 
     Args:
         feats: per level `(B, C, rows, columns)`, or a tensor `(levels, 2)` of rows and columns.
-        strides: pixels per cell, per level. A tensor of them on a GPU costs a synchronisation, as in ultralytics.
+        strides: pixels per cell, per level. A tensor of them on a GPU costs a synchronisation, as in ultralytics; not
+            in a graph of torch.compile or torch.export, to which it is an input.
         grid_cell_offset: of the first point, in cells.
 
     Returns:
@@ -65,24 +101,25 @@ def make_anchors(
             grids.append((shape[2], shape[3]))
     if not grids:
         raise check.CompatError(f"feats is {check.show(feats)}; expected a list of tensors, or a tensor (levels, 2)")
-    numbers = strides.tolist() if isinstance(strides, Tensor) else strides
-    check.levels("strides", numbers, len(grids))
     first = feats[0]
     given = first.dtype
     dtype = torch.float32 if whole else given
     arithmetic = check.name_of(dtype, "feats[0].dtype")
-    levels = tuple(
-        [
-            stride if type(stride) in (float, int) else check.as_float(f"strides[{i}]", stride)
-            for i, stride in enumerate(numbers)
-        ]
-    )
     offset = check.as_float("grid_cell_offset", grid_cell_offset)
-    if torch.compiler.is_dynamo_compiling():
-        config = Configuration(_spec(constants(levels), constants(offset), arithmetic))
+    if is_recorded() and not is_traced() and _has_tensors(strides):  # whose values are the running graph's
+        check.levels("strides", strides, len(grids))
+        points, _ = _generate(first, grids, (1.0,) * len(grids), offset, dtype, arithmetic)
+        column = _column(strides, grids, dtype, first.device)
     else:
-        config = _configuration(levels, offset, arithmetic)
-    points, column = ops.generate_points(config, grids, dtype, first.device)
+        numbers = strides.tolist() if isinstance(strides, Tensor) else strides
+        check.levels("strides", numbers, len(grids))
+        levels = tuple(
+            [
+                stride if type(stride) in (float, int) else check.as_float(f"strides[{i}]", stride)
+                for i, stride in enumerate(numbers)
+            ]
+        )
+        points, column = _generate(first, grids, levels, offset, dtype, arithmetic)
     if whole:  # what torch makes of such a tensor and an offset
         return points.to(given) if isinstance(grid_cell_offset, int) else points, column.to(given)
     return points, column

@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import launches
+import numpy as np
 import peers
 import pytest
 import reference
 import torch
 from conftest import DTYPES
+from torch import nn
 
 from anchor_ext.compat.ultralytics import make_anchors
 
@@ -189,6 +191,94 @@ def test_errors(name, arguments):
     with pytest.raises(ValueError, match=rf"(?s)\b{name}\b.*expected") as info:
         make_anchors(*arguments)
     assert isinstance(info.value, AssertionError)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "strides",
+    [
+        *(np.array(STRIDES), np.array(STRIDES, np.float32) / 3, range(8, 11)),
+        *([np.float32(8), np.int64(16), np.array(32.0)], [torch.tensor(8), torch.tensor(16.3), 32.5]),
+    ],
+    ids=lambda strides: type(strides).__name__,
+)
+def test_numpy_and_single_tensors(strides, dtype):
+    expected = formula(GRIDS, [float(stride) for stride in strides], 0.5, dtype)
+    assert same(make_anchors(features(GRIDS, dtype), strides), expected)
+    assert same(make_anchors(features(GRIDS, dtype), strides, np.float64(0.5)), expected)
+    with pytest.raises(ValueError, match=r"strides is 8.0; expected 3"):
+        make_anchors(features(GRIDS, dtype), torch.tensor(8.0))
+
+
+# Graphs.
+
+
+class Head(nn.Module):
+    """As ultralytics' heads call it, with strides that are an attribute; or an argument."""
+
+    def __init__(self, function=make_anchors):
+        super().__init__()
+        self.function, self.stride = function, torch.tensor([8.0, 16.3])
+
+    def forward(self, first, second, strides=None):
+        points, column = self.function([first * 2, second * 2], self.stride if strides is None else strides, 0.5)
+        return points * 2, column * 3
+
+
+def two_maps(dtype=torch.float32, grids=((9, 7), (4, 3))) -> list[torch.Tensor]:
+    return [torch.zeros(1, 2, *grid, dtype=dtype) for grid in grids]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tensor_of_strides_is_an_input_of_the_graph(dtype):
+    """The numbers in it may change, and are rounded as eager ones are; one graph, where ultralytics' own has two."""
+    torch._dynamo.reset()
+    ties = [1 + 2.0**-11 + 2.0**-30, 1 + 3 * 2.0**-11 - 2.0**-30]
+    compiled = torch.compile(Head(), fullgraph=True, dynamic=True, backend="eager")
+    for grids in (((9, 7), (4, 3)), ((20, 30), (10, 15))):
+        for strides in (None, *(torch.tensor(values, dtype=torch.float64) for values in ([8, 16], ties))):
+            maps = two_maps(dtype, grids)
+            assert same(compiled(*maps, strides), Head()(*maps, strides)), (grids, strides)
+    with pytest.raises(Exception, match=r"strides.*expected"):
+        compiled(*two_maps(dtype), torch.tensor([[8.0], [16.0]]))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("strides", [None, torch.tensor([8.0, 16.0]), [8.0, 16.0]])
+def test_no_more_graph_breaks_than_the_original(strides):
+    counts = []
+    for function in (make_anchors, peers.ultralytics_tal().make_anchors):
+        torch._dynamo.reset()
+        explained = torch._dynamo.explain(Head(function))(*two_maps(), strides)
+        counts.append(explained.graph_break_count)
+    assert counts[0] == 0 <= counts[1]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_exports_with_a_tensor_of_strides(strict):
+    exported = torch.export.export(Head(), tuple(two_maps()), strict=strict)
+    assert same(exported.module()(*two_maps()), Head()(*two_maps()))
+
+
+@pytest.mark.quick
+@pytest.mark.skipif(not hasattr(torch.jit, "trace"), reason="torch has no TorchScript any more")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_trace_follows_its_inputs():
+    """In size and device: meta stands for CUDA here. But for sizes in a tensor, which are constants of a trace."""
+    traced = torch.jit.trace(Head(), two_maps())
+    for grids in (((9, 7), (4, 3)), ((20, 30), (10, 15))):
+        maps = two_maps(grids=grids)
+        assert same(traced(*maps), Head()(*maps)), grids
+        on_meta = traced(*(feature.to("meta") for feature in maps))
+        assert [(result.device.type, result.shape) for result in on_meta] == [
+            ("meta", result.shape) for result in traced(*maps)
+        ]
+    sizes = torch.tensor([[9.0, 7], [4, 3]])
+    traced = torch.jit.trace(lambda sizes: make_anchors(sizes, [8, 16]), sizes, check_trace=False)
+    assert same(traced(sizes), make_anchors(sizes, [8, 16]))
+    assert traced(sizes.to("meta"))[0].is_meta
 
 
 def test_nothing_is_imported(tmp_path):
