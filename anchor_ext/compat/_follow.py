@@ -3,11 +3,13 @@ or an instance has of its own."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from .._arguments import is_sequence
 from .._recording import is_compiled
 
 __all__ = ["Follows", "has_own"]
@@ -16,10 +18,7 @@ __all__ = ["Follows", "has_own"]
 def has_own(instance: Any, *originals: Callable[..., Any]) -> bool:
     """Whether an instance has other methods than these, of its own or of its class."""
     cls, own = type(instance), vars(instance)
-    return any(
-        getattr(cls, function.__name__) is not function or function.__name__ in own
-        for function in originals
-    )
+    return any(getattr(cls, function.__name__) is not function or function.__name__ in own for function in originals)
 
 
 def _state_of(value: Any, tensors: list[Tensor]) -> Any:
@@ -31,7 +30,7 @@ def _state_of(value: Any, tensors: list[Tensor]) -> Any:
         value = list(value.buffers())
     elif hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) or is_sequence(value):
         return tuple([_state_of(item, tensors) for item in value])
     return value
 
@@ -76,7 +75,5 @@ class Follows:
         super().__setattr__(name, value)
         if name in self._made_of and self._state is not None:
             self._is_made = False
-            try:
+            with contextlib.suppress(TypeError, ValueError):  # another is to come, or the next call says what is wrong
                 self._remake()
-            except (TypeError, ValueError):
-                pass  # another assignment is to come, or the next call says what is wrong
