@@ -56,8 +56,9 @@ class Generator(Follows):
         return (xx, yy) if row_major else (yy, xx)
 
     def _has_own(self, *originals: Callable[..., Any]) -> bool:
-        for original in originals:
-            getattr(self, original.__name__)  # else a compiler would not notice that an instance gets its own
+        if is_compiled():
+            for original in originals:
+                getattr(self, original.__name__)  # else a compiler would not notice that an instance gets its own
         return has_own(self, *originals)
 
     def _is_one_launch(self, grid: AnchorGrid, *originals: Callable[..., Any]) -> bool:
@@ -130,7 +131,7 @@ class Generator(Follows):
         featmap_size, valid_size = plain(featmap_size), plain(valid_size)
         good = all(0 <= valid <= side for side, valid in zip(featmap_size, valid_size, strict=True))
         check.that(good, "valid_size", valid_size, f"at most featmap_size, {check.show(featmap_size)}")
-        if self._has_own(MESHGRID):
+        if self._has_own(MESHGRID) or is_compiled():  # which can make no grid
             device = device_of(device)
             pairs = zip(featmap_size, valid_size, strict=True)
             y, x = (torch.arange(side, device=device) < valid for side, valid in pairs)
@@ -150,11 +151,18 @@ def device_of(device: Any) -> Any:
 
 def plain(sizes: Any) -> Any:
     """Sizes of NumPy's or torch's integers as Python's, whose products never wrap around."""
-    if is_recorded() or type(sizes) is int:
+    if type(sizes) is int or _are_plain(sizes) or is_recorded():
         return sizes
     if type(sizes) in (list, tuple):
         return type(sizes)(map(plain, sizes))
     return sizes.tolist() if hasattr(sizes, "tolist") else sizes
+
+
+def _are_plain(sizes: Any) -> bool:
+    """Whether these are pairs of Python's integers, as nearly all are."""
+    return type(sizes) is list and all(
+        [type(size) is tuple and len(size) == 2 and type(size[0]) is int and type(size[1]) is int for size in sizes]
+    )
 
 
 def _is_real(number: Any) -> bool:

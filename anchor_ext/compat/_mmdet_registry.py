@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -33,13 +34,14 @@ def replace(classes: Iterable[type], *, by_stock: bool = False) -> dict[str, lis
         TASK_UTILS.register_module(name=cls.__name__, module=cls, force=True)
 
     # mmdet's own module of a class refers to it by its name, as do pickles.
-    modules = {name: vars(module) for name, module in sorted(sys.modules.items()) if type(module) is ModuleType}
+    loaded = [(name, vars(module)) for name, module in sorted(sys.modules.items()) if type(module) is ModuleType]
+    modules = {name: names for name, names in loaded if names.get("__name__") == name}  # once each
     at_home = {home.__name__ for home in homes}
     others = {name: names for name, names in modules.items() if name not in at_home}
     of_mmdet = {name: names for name, names in others.items() if name.partition(".")[0] == "mmdet"}
     for names in of_mmdet.values():
         names.update({name: swaps[cls] for name, cls in _held(names, swaps).items()})
-    heirs: list[type] = sum((type.__subclasses__(cls) for cls in swaps), [])
+    heirs: list[type] = list(itertools.chain.from_iterable(map(type.__subclasses__, swaps)))
     return {
         "registry": sorted(cls.__name__ for cls in swaps.values()),
         "replaced": _listed(of_mmdet, swaps.values()),
