@@ -161,7 +161,7 @@ def plain(sizes: Any) -> Any:
 def _are_plain(sizes: Any) -> bool:
     """Whether these are pairs of Python's integers, as nearly all are."""
     return type(sizes) is list and all(
-        [type(size) is tuple and len(size) == 2 and type(size[0]) is int and type(size[1]) is int for size in sizes]
+        type(size) is tuple and len(size) == 2 and type(size[0]) is int and type(size[1]) is int for size in sizes
     )
 
 

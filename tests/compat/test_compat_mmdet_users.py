@@ -44,7 +44,7 @@ def plain(result):
 def answers(generator) -> dict[str, object]:
     """All that can be asked of a generator."""
     levels = generator.num_levels
-    grids, index = GRIDS[:levels], torch.tensor([0, 5, 2, 3])
+    grids, index = GRIDS[:levels], torch.tensor([0, 37, 2, 5])
     found: dict[str, object] = {"num_levels": levels, "num_base_priors": generator.num_base_priors}
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         found[f"grid_priors, {dtype}"] = generator.grid_priors(grids, dtype, "cpu")
@@ -159,6 +159,25 @@ def test_changes_count(name, what, change, asked_before, mmdet):
     change(ours)
     change(theirs)
     assert_equal(ours, theirs)
+
+
+@names
+def test_changes_in_a_listconfig_count(name, mmdet):
+    ours, theirs = (cls(**SIMPLE[name]) for cls in classes_of(name, mmdet))
+    for number in (6, 7):
+        for generator in (ours, theirs):
+            if number == 6:
+                generator.strides = listconfig([[5, 4], [9, 3], [4, 4]][: len(generator.strides)])
+            generator.strides[0][1] = number
+        assert_equal(ours, theirs)
+
+
+@boxes_only
+def test_levels_from_the_last_need_as_many_strides_as_base_anchors(name):
+    """mmdet takes the last of each, which may be of different levels."""
+    generator = getattr(compat, name)(**SIMPLE[name])
+    fewer_strides(generator)
+    check_error(lambda: generator.single_level_grid_priors((2, 2), -1, device="cpu"), "level_idx", "-1")
 
 
 @boxes_only
@@ -469,17 +488,19 @@ KINDS = {
 }
 NUMBERS = {
     "AnchorGenerator": dict(
-        strides=[[8, 9], [16, 15.5]], ratios=[0.5, 1.3], scales=[4, 7], base_sizes=[7, 9], centers=[[1, 2], [3, 4.5]]
+        strides=[[8, 9], [16, 15.3]], ratios=[0.5, 1.3], scales=[4, 7], base_sizes=[7, 9], centers=[[1, 2], [3, 4.5]]
     ),
-    "LegacyAnchorGenerator": dict(strides=[[8, 9], [16, 15]], ratios=[0.5, 2.0], scales=[4.5, 7], base_sizes=[7.3, 9]),
+    "LegacyAnchorGenerator": dict(
+        strides=[[8, 9], [16, 15.3]], ratios=[0.5, 2.0], scales=[4.5, 7], base_sizes=[7.3, 9]
+    ),
     "SSDAnchorGenerator": dict(
-        strides=[[8, 9], [16, 15]], ratios=[[2, 3], [2, 3.5]], min_sizes=[21, 45], max_sizes=[45.3, 99]
+        strides=[[8, 9], [16, 15.3]], ratios=[[2, 3], [2, 3.5]], min_sizes=[21, 45], max_sizes=[45.3, 99]
     ),
     "LegacySSDAnchorGenerator": dict(strides=[8, 16, 32], ratios=[[2, 3]] * 3, basesize_ratio_range=(0.15, 0.9)),
     "YOLOAnchorGenerator": dict(
-        strides=[[8, 9], [16, 15]], base_sizes=[[[116, 90], [156, 198]], [[10, 13], [16, 30.3]]]
+        strides=[[8, 9], [16, 15.3]], base_sizes=[[[116, 90], [156, 198]], [[10, 13], [16, 30.3]]]
     ),
-    "MlvlPointGenerator": dict(strides=[[8, 9], [16, 15.5]]),
+    "MlvlPointGenerator": dict(strides=[[8, 9], [16, 15.3]]),
 }
 
 
@@ -575,8 +596,8 @@ def test_sizes_of_any_kind(name, kind, mmdet):
     assert same(mine.valid_flags(grids, (30, 20), "cpu"), original.valid_flags(usual, (30, 20), "cpu"))
 
 
-PADDED = [np.array([30, 20, 3]), torch.tensor([30, 20]), torch.Size([30, 20]), [30.0, 20.0], (30.7, 20.2)]
-PADDED += [(np.int16(30), np.float32(20)), torch.tensor([30.0, 20.5]), np.array([30.5, 20])]
+PADDED = [np.array([30, 20, 3]), torch.tensor([30, 20]), torch.Size([30, 20]), [30.0, 20.0], (24.5, 32.3)]
+PADDED += [(np.int16(30), np.float32(20)), torch.tensor([30.0, 20.5]), np.array([16.5, 20])]
 
 
 @pytest.mark.parametrize("shape", PADDED, ids=str)
