@@ -23,8 +23,10 @@ class AnchorGenerator(Generator):
 
     Per level, base anchors of every ratio and scale, `w = base / sqrt(ratio) * scale` by
     `h = base * sqrt(ratio) * scale` in float32, around `centers[level]` or `center_offset * base`; cells are a stride
-    apart, the first at 0. `base_anchors`, `strides` and `use_box_type` may be changed afterwards, `base_anchors` also
-    in place; the other attributes have had their effect by then.
+    apart, the first at 0.
+
+    `base_anchors`, `strides` and `use_box_type` may be changed afterwards, the first two also in place; what is changed
+    in place, a compiled program sees after the next eager call. The other attributes have had their effect by then.
 
     Args:
         strides: pixels between cells, per level: a number or a pair (w, h).
@@ -171,7 +173,7 @@ class AnchorGenerator(Generator):
                 changed cannot be used.
             TypeError, ValueError, RuntimeError: as `AnchorGrid`.
         """
-        grid = self.grid
+        grid = self._followed()
         if self._is_one_launch(grid, *_PRIORS):
             return self._boxes(self._priors(grid, featmap_sizes, None, dtype, device))
         device = device_of(device)
@@ -184,7 +186,7 @@ class AnchorGenerator(Generator):
         self, featmap_size: Size, level_idx: int, dtype: torch.dtype = torch.float32, device: Any = None
     ) -> Any:
         """The priors of one level."""
-        grid = self.grid
+        grid = self._followed()
         if not self._has_own(MESHGRID):
             return self._boxes(self._priors(grid, [featmap_size], level_idx, dtype, device))[0]
         anchors = self.base_anchors[level_idx].to(device_of(device)).to(dtype)
@@ -237,7 +239,7 @@ class AnchorGenerator(Generator):
         """
         self._check_all_levels(level_idx, *_PRIORS)
         if self._counts_are_own():
-            counts = self.grid.num_cell_anchors
+            counts = self._followed().num_cell_anchors
             said = list(self.num_base_anchors)
             check.that(said == counts, "num_base_anchors", said, f"{counts}, as many as there are base_anchors")
         return self._sparse(prior_idxs, featmap_size, level_idx, dtype, device)
@@ -252,7 +254,7 @@ class AnchorGenerator(Generator):
         `(rows * columns * A,)` bool: views of one tensor, made by one launch; or what an overridden
         `single_level_valid_flags` says, level by level. Sizes, device and errors as for `grid_priors`.
         """
-        grid = self.grid
+        grid = self._followed()
         sides, are_whole = self._padded(pad_shape)
         if are_whole and self._is_one_launch(grid, *_FLAGS) and not self._counts_are_own():
             return self._valid_flags(grid, featmap_sizes, sides, device)
@@ -273,7 +275,7 @@ class AnchorGenerator(Generator):
 
     def grid_anchors(self, featmap_sizes: Sizes, device: Any = None) -> list[Tensor]:
         """`grid_priors` of old, with a warning: per level a plain tensor, of the base anchors' dtype."""
-        grid = self.grid
+        grid = self._followed()
         _warn("grid_anchors", "grid_priors")
         if self._is_one_launch(grid, *_ANCHORS) and all(dtype is torch.float32 for dtype in self._dtypes):
             for _ in self._dtypes:

@@ -42,7 +42,10 @@ class Generator(Follows):
 
     @property
     def grid(self) -> AnchorGrid:
-        """The float32 priors of all levels; the others are made of it."""
+        """The float32 priors of all levels, of the attributes as they are now; the others are made of it."""
+        return self._followed()
+
+    def _followed(self) -> AnchorGrid:
         self._follow()
         return self._grid
 
@@ -97,7 +100,7 @@ class Generator(Follows):
     def _sparse(
         self, prior_idxs: Tensor, featmap_size: Any, level_idx: int | None, dtype: torch.dtype, device: Any
     ) -> Tensor:
-        grid = self.grid
+        grid = self._followed()
         level = self._level(grid, level_idx)
         arithmetic, dtype = self._rounding(dtype, level)
         derived = grid._with(arithmetic=arithmetic, level=level)
@@ -145,7 +148,7 @@ MESHGRID = Generator._meshgrid
 
 
 def device_of(device: Any) -> Any:
-    """What overridden methods and torch are given for a device, to which None is the CPU."""
+    """What overridden methods and torch are given for a device: to them None would be the CPU."""
     return resolve(device) if device is None else device
 
 

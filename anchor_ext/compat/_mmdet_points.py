@@ -101,7 +101,7 @@ class MlvlPointGenerator(Generator):
         return torch.stack(points, dim=-1)
 
     def _of(self, with_stride: bool) -> AnchorGrid:
-        grid = self.grid
+        grid = self._followed()
         return self._strided if with_stride else grid
 
     def sparse_priors(
@@ -118,7 +118,7 @@ class MlvlPointGenerator(Generator):
 
     def valid_flags(self, featmap_sizes: Sizes, pad_shape: Size, device: Any = None) -> list[Tensor]:
         """Per level, whether each point's cell lies on the padded image: as `AnchorGenerator.valid_flags`."""
-        grid = self.grid
+        grid = self._followed()
         sides, are_whole = self._padded(pad_shape)
         if are_whole and self._is_one_launch(grid, _SINGLE_FLAGS, MESHGRID):
             return self._valid_flags(grid, featmap_sizes, sides, device)

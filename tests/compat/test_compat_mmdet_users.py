@@ -721,3 +721,48 @@ def test_made_in_inference_mode():
         generator.base_anchors[0] += 1
         after = generator.grid_priors(GRIDS[:2], device="cpu")
     assert torch.equal(after[0], before[0] + 1)
+
+
+def compiled_and_eager(generator):
+    """Whether one compiled program still says what an eager call says, before and after changes."""
+
+    def run(image):
+        sizes = [image.shape, (3, image.shape[1])]
+        found = generator.grid_priors(sizes, device="cpu") + generator.valid_flags(sizes, (20, 30), "cpu")
+        return [*found, generator.single_level_grid_priors(sizes[1], 1, device="cpu")]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="eager")
+    return lambda shape: same(compiled(torch.zeros(shape)), run(torch.zeros(shape)))
+
+
+@pytest.mark.parametrize("override", [lambda cls: cls, moved, own_flags, own_meshgrid, own_levels])
+@pytest.mark.parametrize("name", ["AnchorGenerator", "MlvlPointGenerator"])
+def test_compiled(name, override):
+    if override is own_levels:  # of which mmdet wants as many sizes as there are
+        generator = type("Mine", (getattr(compat, name),), {"num_levels": 2})(
+            **{**SIMPLE[name], "strides": [8, 16, 32]}
+        )
+    else:
+        generator = override(getattr(compat, name))(**SIMPLE[name])
+    are_equal = compiled_and_eager(generator)
+    assert are_equal((2, 5)) and are_equal((4, 3))
+    strides(generator)
+    assert are_equal((2, 5))
+    if name == "AnchorGenerator":
+        in_place(generator)
+        generator.grid_priors([(1, 1)] * generator.num_levels, device="cpu")  # a compiled program reads no tensors
+    else:
+        offset(generator)
+    assert are_equal((2, 5))
+
+
+@pytest.mark.parametrize("name", ["AnchorGenerator", "MlvlPointGenerator"])
+def test_compiled_before_an_instance_has_its_own(name):
+    generator = getattr(compat, name)(**SIMPLE[name])
+    are_equal = compiled_and_eager(generator)
+    assert are_equal((2, 5))
+    generator.single_level_grid_priors = lambda size, level_idx=0, **options: torch.full((2, 4), float(level_idx))
+    assert are_equal((2, 5))
+    del generator.single_level_grid_priors
+    assert are_equal((2, 5))
