@@ -3,6 +3,7 @@ what was expected."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -51,7 +52,10 @@ def number(name: str, value: Any, *, positive: bool = True, optional: bool = Fal
 
 
 def whole(name: str, value: Any, least: int, most: int = 2**31 - 1, *, optional: bool = False) -> None:
-    good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    try:
+        good = not isinstance(value, bool) and least <= operator.index(value) <= most
+    except TypeError:
+        good = False
     that(good or (optional and value is None), name, value, f"an integer in {least}..{most}")
 
 

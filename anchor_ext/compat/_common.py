@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from . import _check as check
 
 __all__ = ["by_level", "constants", "promoted", "renaming"]
 
+_Result = TypeVar("_Result")
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _PROMOTED = {dtype: torch.promote_types(dtype, torch.float32) for dtype in _FLOATS}
 
@@ -32,7 +33,7 @@ def constants() -> Iterator[None]:
         yield
 
 
-def renaming(names: Mapping[str, str], function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
+def renaming(names: Mapping[str, str], function: Callable[..., _Result], *arguments: Any, **keywords: Any) -> _Result:
     """`function(...)` of the core's, whose errors call its arguments what they are called in the drop-in."""
     try:
         return function(*arguments, **keywords)

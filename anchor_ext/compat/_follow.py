@@ -15,6 +15,9 @@ from .._recording import is_compiled
 __all__ = ["Follows", "has_own"]
 
 
+_NUMBERS = (int, float)
+
+
 def has_own(instance: Any, *originals: Callable[..., Any]) -> bool:
     """Whether an instance has other methods than these, of its own or of its class."""
     cls, own = type(instance), instance._assigned
@@ -23,6 +26,8 @@ def has_own(instance: Any, *originals: Callable[..., Any]) -> bool:
 
 def _state_of(value: Any, tensors: list[Tensor]) -> Any:
     """What changes when a value is written into. Tensors are kept, so that no other takes their place in memory."""
+    if type(value) in _NUMBERS:  # as most are: what is below takes longer
+        return value
     if isinstance(value, Tensor):
         tensors.append(value)
         return id(value), 0 if value.is_inference() else value._version

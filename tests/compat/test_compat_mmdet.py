@@ -50,11 +50,9 @@ def mmdet():
 @pytest.fixture
 def task_utils(mmdet) -> Iterator:
     """mmdet's registry while it hands out these classes; afterwards it hands out its own again."""
-    registry = mmdet.anchor_generator.TASK_UTILS
-    own = dict(registry.module_dict)
     compat.register()
-    yield registry
-    registry.module_dict.update(own)
+    yield mmdet.anchor_generator.TASK_UTILS
+    compat.unregister()
 
 
 def theirs_of(mmdet, name: str) -> type:
