@@ -129,7 +129,7 @@ class _Generator(Follows, nn.Module):
             self._counts = counts
             self._dtype = "float64" if "float64" in self._dtypes else "float32"
             make: Any = AnchorGrid
-            self.grid: AnchorGrid = renaming(  # type: ignore[assignment]
+            self.grid: AnchorGrid = renaming(
                 {"cell_anchors has": "strides has"} if levels == len(self.strides) else {},
                 make,
                 self._numbers[:levels],
