@@ -54,7 +54,8 @@ def register(operator: Operator) -> None:
     if operator.backward is not None:
         torch.library.register_autograd(name, operator.backward, setup_context=operator.setup_context)
     if operator.standard is not None:
-        register_decomposition(getattr(torch.ops.anchor_ext, operator.name).default, operator.standard)
+        overload = getattr(torch.ops.anchor_ext, operator.name).default
+        register_decomposition(overload, operator.fake, operator.standard)
     REGISTERED[operator.name] = operator
 
 

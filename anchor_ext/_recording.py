@@ -38,7 +38,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-_decompositions: Any = getattr(getattr(torch, "_decomp", None), "decomposition_table", {})
+_tables: Any = getattr(torch, "_decomp", None)
 _trace = getattr(torch._C, "_get_tracing_state", None)
 _function_modes = getattr(torch._C, "_len_torch_function_stack", None)
 _mode_stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
@@ -98,9 +98,14 @@ def is_exported_to_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-def register_decomposition(operator: Any, function: Callable[..., Any]) -> None:
-    """What torch.onnx.export, unlike torch's compilers, puts in an operator's place."""
-    _decompositions[operator] = function
+def register_decomposition(operator: Any, fake: Callable[..., Any], function: Callable[..., Any]) -> None:
+    """What torch.onnx.export, unlike torch's compilers, puts in an operator's place.
+
+    Without its fake in the other table, fake tensors would take the shape from the function.
+    """
+    if hasattr(_tables, "meta_table") and hasattr(_tables, "decomposition_table"):
+        _tables.meta_table[operator] = fake
+        _tables.decomposition_table[operator] = function
 
 
 @contextlib.contextmanager

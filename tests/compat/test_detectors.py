@@ -120,11 +120,8 @@ def test_compiled_ahead(detector, tmp_path):
 def test_in_onnxruntime(detector, tmp_path):
     import onnxruntime
 
-    import anchor_ext.onnx
-
-    table = anchor_ext.onnx.translation_table()
     path = tmp_path / "model.onnx"
-    torch.onnx.export(exported(detector), (), path, dynamo=True, custom_translation_table=table, verbose=False)
+    torch.onnx.export(exported(detector), (), path, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(image):
