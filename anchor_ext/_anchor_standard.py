@@ -7,14 +7,16 @@ anchors are stored, so that the file is as small for a large image as for a smal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ._library import native
-from ._recording import constant
+from ._recording import is_traced, unseen_by_trace
 from ._spec import DTYPES, native_of, over_image
 
 __all__ = ["gather", "generate", "generate_many", "inside", "valid_flags"]
@@ -33,6 +35,33 @@ def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value
     value = value.to(torch.float32)
     return (value if dtype == torch.float32 else value.to(dtype)).to(torch.float64)
+
+
+def _constant(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1] float64: a number, rounded as the result of an operation is.
+
+    torch.onnx.export makes float32 of Python's numbers, and some releases lose tensors that are made in here. So where
+    no trace holds it as it is, a number is a whole one, of 64 bits, times powers of two.
+    """
+    is_constant = is_traced()
+    with _disable_current_modes(), unseen_by_trace():
+        tensor = _rounded(torch.tensor([number], dtype=torch.float64, device="cpu"), dtype)
+        if is_constant:
+            return tensor.to(device)
+        number = float(tensor)
+    if not math.isfinite(number):
+        return torch.ones(1, dtype=torch.float64, device=device) * number
+    whole, denominator = number.as_integer_ratio()
+    exponent = 1 - denominator.bit_length()
+    while whole != 0 and whole % 2 == 0:
+        whole, exponent = whole // 2, exponent + 1
+    value = torch.full((1,), whole, dtype=torch.int64, device=device).to(torch.float64)
+    if whole == 0:
+        return value * math.copysign(1.0, number)
+    while exponent != 0:
+        step = max(-100, min(exponent, 100))
+        value, exponent = value * 2.0**step, exponent - step
+    return value
 
 
 class _Pyramid:
@@ -58,11 +87,12 @@ class _Pyramid:
             self.level_shapes = over_image(self.given.pyramid_levels, image_shape or ())
         self.levels = range(len(self.level_shapes))
 
+    def constant(self, number: float, dtype: torch.dtype = torch.float64) -> Tensor:
+        """[1] float64"""
+        return _constant(number, dtype, self.device)
+
     def double(self, side: Side) -> Tensor:
-        """A number, or what is known of one when the program runs, as [1]: torch.onnx.export makes float32 of numbers
-        and of tensors of no dimensions."""
-        if isinstance(side, (int, float)):
-            return constant([side]).to(self.device)
+        """[1]"""
         return self.integer(side).to(torch.float64)
 
     def integer(self, side: Side) -> Tensor:
@@ -75,21 +105,23 @@ class _Pyramid:
         """0, 1, ..., cells - 1."""
         return torch.arange(cells, dtype=torch.float64, device=self.device)
 
-    def cell_anchors(self, level: int) -> Tensor:
-        """[A, components] float64."""
-        numbers = constant(self.given.cell_anchors[level]).to(self.device)
-        return _rounded(numbers.view(-1, self.components), self.sum)
+    def cell_anchors(self, level: int, k: int) -> list[float]:
+        """Component k of each."""
+        return self.given.cell_anchors[level][k :: self.components]  # type: ignore[no-any-return]
 
     def stride(self, level: int, axis: int) -> Tensor:
-        strides = self.given.strides
-        given = self.double(strides[level][axis]) if strides else None
+        given = self.given.strides[level][axis] if self.given.strides else None
         cells = self.level_shapes[level][axis]
-        narrow = self.grid != Grid.arange and self.position != torch.float64
-        if self.grid == Grid.quotient:
-            given = self.double(cells) if given is None else self.double(self.side(axis)) / given
+        dtype = torch.float64 if self.grid == Grid.arange or self.position == torch.float64 else torch.float32
+        if self.grid != Grid.quotient and given is not None:
+            return self.constant(given, dtype)
+        if self.grid != Grid.quotient:
+            stride = self.double(self.side(axis) // cells)
         elif given is None:
-            given = self.double(self.side(axis) // cells)
-        return _rounded(given, torch.float32) if narrow else given
+            stride = self.double(cells)
+        else:
+            stride = self.double(self.side(axis)) / self.constant(given)
+        return _rounded(stride, dtype)
 
     def side(self, axis: int) -> Side:
         return self.image_shape[axis]  # type: ignore[index]
@@ -97,19 +129,19 @@ class _Pyramid:
     def centres(self, level: int, axis: int) -> Tensor:
         """[cells] float64: `centre()`; axis 0 is y."""
         position, stride = self.position, self.stride(level, axis)
-        offset = self.double(self.given.offsets[level][axis] if self.given.offsets else 0.5)
-        start = self.double(self.given.starts[level][axis] if self.given.starts else 0.0)
+        offset = self.given.offsets[level][axis] if self.given.offsets else 0.5
+        start = self.given.starts[level][axis] if self.given.starts else 0.0
         cells = self.level_shapes[level][axis]
         numbers = self.numbers(cells)
         if self.grid == Grid.arange:
-            value = self.arange(cells, numbers, stride, start)
+            value = self.arange(cells, numbers, stride, self.constant(start))
         else:
-            value = _rounded(_rounded(numbers, position) + _rounded(offset, position), position)
+            value = _rounded(_rounded(numbers, position) + self.constant(offset, position), position)
             if self.grid == Grid.quotient:
                 value = _rounded(value / stride, torch.float32)
             else:
                 value = _rounded(value * stride, position)
-                value = _rounded(value + _rounded(start, position), position)
+                value = _rounded(value + self.constant(start, position), position)
         return _rounded(value, self.centre)
 
     def arange(self, cells: Side, numbers: Tensor, stride: Tensor, start: Tensor) -> Tensor:
@@ -117,22 +149,24 @@ class _Pyramid:
         within = torch.remainder(numbers, 8.0)
 
         def counted(begin: Tensor, number: Tensor) -> Tensor:
-            return _rounded(begin + number * stride, torch.float32)
+            return _rounded(number * stride + begin, torch.float32)
 
         in_blocks = counted(counted(start, numbers - within), within)
         return torch.where(numbers < self.double(cells // 16 * 16), in_blocks, counted(start, numbers))
 
     def component(self, level: int, k: int, centres: Sequence[Tensor]) -> tuple[int, Tensor]:
         """Component k of every cell anchor, moved: its axis and [rows or columns, A] float64; not moved: -1 and [A]."""
-        own = self.cell_anchors(level)[:, k]
+        own = [self.constant(number, self.sum) for number in self.cell_anchors(level, k)]
         if not (self.along_x | self.along_y) >> k & 1:
-            return -1, own
+            return -1, torch.cat(own)
         axis = self.along_x >> k & 1
-        value = _rounded(centres[axis].unsqueeze(1) + own, self.sum)
+        column = centres[axis].unsqueeze(1)
+        value = _rounded(torch.cat([column + number for number in own], dim=1), self.sum)
         if self.grid == Grid.quotient:
             value = _rounded(value * _rounded(self.double(self.side(axis)), self.sum), self.sum)
         if self.clip is not None:
-            zero, limit = self.double(0.0), self.double(self.clip[axis])
+            zero = torch.zeros(1, dtype=torch.float64, device=self.device)
+            limit = self.double(self.clip[axis])
             value = torch.where(value < zero, zero, value)  # a maximum would make 0 of -0
             value = torch.where(value > limit, limit, value)
         return axis, value
@@ -203,8 +237,8 @@ def inside(
             f"dtype is torch.{dtype}, to which ONNX would round the image's limits twice; expected float32 or float64"
         )
     pyramid = _Pyramid(level_shapes, spec, device, image_shape)
-    low = _rounded(pyramid.double(-border), DTYPES[dtype])
-    high = [_rounded(pyramid.double(side) + pyramid.double(border), DTYPES[dtype]) for side in image_shape]
+    low = pyramid.constant(-border, DTYPES[dtype])
+    high = [_rounded(pyramid.double(side) + pyramid.constant(border), DTYPES[dtype]) for side in image_shape]
     levels = []
     for level in pyramid.levels:
         centres = [pyramid.centres(level, axis) for axis in (0, 1)]
@@ -242,7 +276,7 @@ def valid_flags(
         for axis, cells in enumerate(pyramid.level_shapes[level]):
             padded, numbers = padded_shape[axis], pyramid.numbers(cells)
             if pyramid.given.strides:
-                covered = torch.ceil(pyramid.double(padded) / pyramid.double(pyramid.given.strides[level][axis]))
+                covered = torch.ceil(pyramid.double(padded) / pyramid.constant(pyramid.given.strides[level][axis]))
             else:  # image / cells where boxes are scaled, else rounded down: exact in integers
                 image, padded, count = map(pyramid.integer, (pyramid.side(axis), padded, cells))
                 scaled = pyramid.grid == Grid.quotient

@@ -18,6 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from ._core import MAX_CELL_ANCHORS, check_pyramid_levels
 
 __all__ = [
+    "border",
     "cell_anchors",
     "image_shape",
     "index",
@@ -127,6 +128,13 @@ def number(name: str, value: object, expected: str = "a finite number") -> float
     if not math.isfinite(result):
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
     return result
+
+
+def border(value: object) -> float:
+    """A finite number, or infinity: every anchor lies within it."""
+    if isinstance(value, numbers.Real) and value == math.inf:
+        return math.inf
+    return number("border", value, "a finite number or inf")
 
 
 def _positive(name: str, value: object) -> float:

@@ -7,16 +7,14 @@ of the private names nobody can tell, and every call goes by the operators: slow
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = [
     "concrete",
-    "constant",
     "constant_to_the_compiler",
     "constants",
     "default_device",
@@ -66,13 +64,6 @@ def is_recorded() -> bool:
     )
 
 
-def constant(numbers: Sequence[float]) -> Tensor:
-    """Numbers as a float64 tensor on the CPU that a program being recorded can hold."""
-    with _disable_current_modes():
-        tensor = torch.tensor(numbers, dtype=torch.float64, device="cpu")
-    return torch.ops.aten.lift_fresh_copy.default(tensor)  # type: ignore[no-any-return]
-
-
 def place_of(tensor: Tensor) -> Any:
     """The device of a tensor; in a trace the tensor itself, whose device the trace follows when it runs."""
     return tensor if is_traced() else tensor.device
@@ -111,10 +102,10 @@ def register_decomposition(operator: Any, fake: Callable[..., Any], function: Ca
 @contextlib.contextmanager
 def unseen_by_trace() -> Iterator[None]:
     """What is made in here is a constant of the trace, and no reason for it to warn."""
-    if _trace is None or _set_trace is None:
+    state = _trace() if _trace is not None else None
+    if state is None or _set_trace is None:
         yield
         return
-    state = _trace()
     _set_trace(None)
     try:
         yield

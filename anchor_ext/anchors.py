@@ -323,10 +323,10 @@ class Anchors(nn.Module):
         in `dtype`.
 
         Raises:
-            TypeError, ValueError: as for `generate`; `border` is no finite number.
+            TypeError, ValueError: as for `generate`; `border` is neither a finite number nor inf.
         """
         if not torch.compiler.is_compiling():
-            border = _arguments.number("border", border)
+            border = _arguments.border(border)
         return ops.inside(self._config, None, image_shape, border, dtype, device)
 
     def generate_many(

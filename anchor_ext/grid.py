@@ -149,10 +149,10 @@ class AnchorGrid:
             `(N,)` bool.
 
         Raises:
-            TypeError, ValueError: as for a call; `border` is no finite number.
+            TypeError, ValueError: as for a call; `border` is neither a finite number nor inf.
         """
         if not torch.compiler.is_compiling():
-            border = _arguments.number("border", border)
+            border = _arguments.border(border)
         return ops.inside(self._config, level_shapes, image_shape, border, dtype, device)
 
     def valid_flags(

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/spec.h"
 
@@ -35,7 +36,7 @@ AnchorPredicate valid_predicate(const Spec& spec, const Pyramid& pyramid, const 
 
 AnchorPredicate inside_predicate(const Pyramid& pyramid, ImageShape image_shape, double border, Dtype dtype) {
   check_shape("image_shape", image_shape, 1);
-  if (!std::isfinite(border)) reject("border is ", border, "; expected a finite number");
+  if (!(border > -std::numeric_limits<double>::infinity())) reject("border is ", border, "; expected a number or inf");
   AnchorPredicate predicate{};
   for (std::int32_t l = 0; l < pyramid.num_levels; ++l)
     predicate.valid[l] = {pyramid.levels[l].y.cells, pyramid.levels[l].x.cells};

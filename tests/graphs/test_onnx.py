@@ -87,7 +87,7 @@ def test_size_of_the_file_does_not_depend_on_the_image(tmp_path):
     assert abs(sizes[0] - sizes[1]) < 10_000
 
 
-COUNTS = (10, 52)  # grids of other calls, and of generate: every arithmetic and layout is among them
+COUNTS = (6, 52)  # grids of other calls, and of generate: every arithmetic and layout is among them
 
 
 class Grids(nn.Module):
@@ -156,8 +156,11 @@ def valid_flags(grid, arguments, level_shapes, image_shape):
 @exporters
 def test_any_grid_at_any_size(exporter, call, tmp_path):
     has_bfloat16 = exporter.get("opset") != 11  # whose Cast does not know it
-    module = Grids(random.Random(call.__name__), COUNTS[call is generate], call, has_bfloat16)
-    if call is generate and has_bfloat16:
+    count = (
+        COUNTS[call is generate] if exporter else 8 + 8 * (call is generate)
+    )  # with dynamo a grid takes a second and more
+    module = Grids(random.Random(call.__name__), count, call, has_bfloat16)
+    if call is generate and has_bfloat16 and exporter:
         assert {arguments["arithmetic"] for arguments in module.arguments} == set(ARITHMETICS)
         assert {arguments["layout"] for arguments in module.arguments} == set(reference.LAYOUTS)
     session = export(module, tmp_path / "grids.onnx", **{"optimize": False, **exporter})
