@@ -55,11 +55,13 @@ bench: install
 	@$(BIN)/python benchmarks/dialects.py
 	@$(BIN)/python benchmarks/graphs.py
 
-# The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there.
+# The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there. With a folder
+# SUITES of their sources, as they clone, their own suites run as well, with the drop-ins and without.
 peers: install
 	@$(PIP) install torchvision "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
 	@$(PIP) install --no-deps -r tests/peers.txt
 	@$(BIN)/python -c "import torchvision"
+	@test -z "$(SUITES)" || $(BIN)/python tests/suites.py "$(SUITES)"
 
 # Needs nsys, and says what to install where there is none.
 profile: install

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import MAX_CELL_ANCHORS
-from .._recording import is_compiled, is_symbolic
+from .._recording import is_compiled, is_symbolic, place_of
 from .._spec import DTYPES
 from ..grid import AnchorGrid
 from . import _check as check
@@ -266,7 +266,10 @@ class _Generator(Follows, nn.Module):
         levels = len(self.cell_anchors)
         if len(sizes) > levels and not has_own(self, _Generator._grid_anchors):
             raise check.CompatError(f"features has {len(sizes)} entries; expected at most {levels}, one per level")
-        anchors = self.grid_anchors(sizes, features[0].device if features else None)
+        device: Any = features[0].device if features else None
+        if features and not has_own(self, _Generator._grid_anchors, _Generator.grid_anchors):
+            device = place_of(features[0])
+        anchors = self.grid_anchors(sizes, device)
         return [getattr(structures, name)(of_level) for of_level in anchors]
 
 

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._operators import is_ours
-from .._recording import concrete, constant_to_the_compiler, constants, is_recorded, is_traced
+from .._recording import constant_to_the_compiler, constants, is_recorded, is_traced, place_of
 from .._spec import Configuration
 from . import _check as check
-from ._ultralytics_script import generate_like
 
 __all__ = ["make_anchors"]
 
@@ -39,12 +37,7 @@ def _generate(
         config = Configuration(_spec(constants(strides), constants(offset), arithmetic))
     else:
         config = _configuration(strides, offset, arithmetic)
-    if is_traced() and is_ours(first.device):
-        sides = [side for grid in grids for side in grid]
-        config.native.num_anchors(concrete(sides), None, None)  # raises what an eager call would
-        anchors = generate_like(first, sides, config.spec, arithmetic)
-        return anchors[:, :2], anchors[:, 2:3]
-    return ops.generate_points(config, grids, dtype, first.device)
+    return ops.generate_points(config, grids, dtype, place_of(first))
 
 
 def _has_tensors(strides: Any) -> bool:
