@@ -113,3 +113,56 @@ def test_a_trace_does_not_warn_without_a_reason(recwarn):
 def test_trace_refuses_what_eager_refuses():
     with pytest.raises(ValueError, match=r"image_shape is \(0, 8\)"):
         torch.jit.trace(lambda image: anchor_ext.generate(image.shape[-2:], device="cpu"), torch.zeros(1, 3, 0, 8))
+
+
+class Head(nn.Module):
+    """What the heads of detectors call."""
+
+    def __init__(self):
+        super().__init__()
+        self.anchors = anchor_ext.Anchors([3, 4], sizes=[20, 50.3])
+
+    def forward(self, image: torch.Tensor, values: torch.Tensor):
+        sides = [image.shape[-2], image.shape[-1]]
+        boxes = self.anchors.generate(sides, clip=sides, dtype=torch.bfloat16, device=image.device)
+        many = self.anchors.generate_many([sides, [9, 8]], device=image.device)
+        index = torch.tensor([[0, -1], [7, 5]], device=image.device)
+        flags = self.anchors.inside(sides, 2.0, device=image.device)
+        return (
+            (boxes, many, self.anchors.at(index, sides), self.anchors.at(index.int(), sides, clip=sides), flags),
+            list(self.anchors.split(values, sides)),
+            (self.anchors.num_anchors(sides), self.anchors.level_shapes(sides)),
+            (self.anchors.num_anchors_per_location(), self.anchors.num_cell_anchors, self.anchors.pyramid_levels),
+        )
+
+
+def test_every_call_of_a_scripted_head(device):
+    head = Head()
+    program = reloaded(torch.jit.script(head))
+    for shape in SHAPES[:3]:
+        image = torch.zeros(1, 3, *shape, device=device)
+        values = torch.rand(2, head.anchors.num_anchors(shape), 7, device=device)
+        expected, result = head(image, values), program(image, values)
+        flat, flat_expected = (torch.utils._pytree.tree_leaves(list(outputs)) for outputs in (result, expected))
+        assert len(flat) == len(flat_expected)
+        for one, other in zip(flat, flat_expected, strict=True):
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    with pytest.raises(torch.jit.Error, match="dtype is another one; expected torch.float32"):
+        torch.jit.script(anchor_ext.Anchors()).generate([4, 5], dtype=torch.int64)
+
+
+def test_a_trace_follows_the_device_of_its_inputs():
+    """The device meta stands for any other."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.anchors, self.boxes = anchor_ext.Anchors(), DefaultBoxGenerator([[2]], scales=[0.2, 0.5])
+
+        def forward(self, image):
+            return self.anchors(image), self.boxes(Images(image), [image])[0]
+
+    image = torch.rand(1, 3, 16, 24)
+    traced = torch.jit.trace(Model(), image)
+    assert [output.device.type for output in traced(image.to("meta"))] == ["meta", "meta"]
+    assert [output.device.type for output in traced(image)] == ["cpu", "cpu"]
