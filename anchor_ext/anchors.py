@@ -47,7 +47,7 @@ def _warn(message: str) -> None:
 
 def _warn_of_pairs(name: str, value: Any, remedy: str) -> None:
     """A list of pairs is read as two numbers for each level, which few who write one mean."""
-    if isinstance(value, list) and all(type(item) is tuple and len(item) == 2 for item in value):
+    if isinstance(value, list) and value and all(type(item) is tuple and len(item) == 2 for item in value):
         _warn(
             f"{name} is {_arguments.show(value)}, which is read as two {name} for each pyramid level. {remedy} Who "
             f"means two {name} per level writes lists: {name}=[[{value[0][0]}, {value[0][1]}], ...]"

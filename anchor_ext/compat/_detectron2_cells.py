@@ -20,8 +20,9 @@ class BufferList(nn.Module):
     def __init__(self, buffers: Iterable[Any]) -> None:
         super().__init__()
         for i, values in enumerate(buffers):
-            dtype = None if isinstance(values, Tensor) else torch.float32
-            self.register_buffer(str(i), torch.as_tensor(values, dtype=dtype), persistent=False)
+            if not isinstance(values, Tensor):
+                values = torch.tensor(values, dtype=torch.float32, device="cpu")
+            self.register_buffer(str(i), values, persistent=False)
 
     def __len__(self) -> int:
         return len(self._buffers)
