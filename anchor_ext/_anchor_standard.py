@@ -1,14 +1,15 @@
 """The anchors' operators in torch's own, for programs that leave anchor_ext behind: exports to ONNX.
 
-The program makes the anchors from the image's sides when it runs: a row of centres per axis and level, to which the
-cell anchors are added in float64 (or stepwise in the arithmetic's type), as `csrc/core/pyramid.h` does. Only the cell
-anchors are stored, so that the file is as small for a large image as for a small one.
+The program makes anchor i from i and the sides of the image when it runs, in float64 (or stepwise in the type of the
+arithmetic), as `csrc/core/pyramid.h` does. Only the cell anchors are stored, so that the file is as small for a large
+image as for a small one. Everything has a dimension of all anchors of a level: an exporter would hold the program to
+dimensions of rows or columns, of which there may be one at the export.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,9 +102,14 @@ class _Pyramid:
             return side.reshape(1).to(self.device, torch.int64)
         return torch.full((1,), side, dtype=torch.int64, device=self.device)
 
-    def numbers(self, cells: Side) -> Tensor:
-        """0, 1, ..., cells - 1."""
-        return torch.arange(cells, dtype=torch.float64, device=self.device)
+    def positions(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and cell anchor of each anchor of the level, [n] int64."""
+        rows, columns = self.level_shapes[level]
+        count = self.given.num_cell_anchors[level]
+        index = torch.arange(rows * columns * count, dtype=torch.int64, device=self.device)
+        cell = _floor(index, self.integer(count))
+        width = self.integer(columns)
+        return _floor(cell, width), torch.remainder(cell, width), torch.remainder(index, self.integer(count))
 
     def cell_anchors(self, level: int, k: int) -> list[float]:
         """Component k of each."""
@@ -126,17 +132,16 @@ class _Pyramid:
     def side(self, axis: int) -> Side:
         return self.image_shape[axis]  # type: ignore[index]
 
-    def centres(self, level: int, axis: int) -> Tensor:
-        """[cells] float64: `centre()`; axis 0 is y."""
+    def centres(self, level: int, axis: int, cell: Tensor) -> Tensor:
+        """[n] float64: `centre()` of rows or columns; axis 0 is y."""
         position, stride = self.position, self.stride(level, axis)
         offset = self.given.offsets[level][axis] if self.given.offsets else 0.5
         start = self.given.starts[level][axis] if self.given.starts else 0.0
-        cells = self.level_shapes[level][axis]
-        numbers = self.numbers(cells)
+        number = cell.to(torch.float64)
         if self.grid == Grid.arange:
-            value = self.arange(cells, numbers, stride, self.constant(start))
+            value = self.arange(self.level_shapes[level][axis], number, stride, self.constant(start))
         else:
-            value = _rounded(_rounded(numbers, position) + self.constant(offset, position), position)
+            value = _rounded(_rounded(number, position) + self.constant(offset, position), position)
             if self.grid == Grid.quotient:
                 value = _rounded(value / stride, torch.float32)
             else:
@@ -154,29 +159,29 @@ class _Pyramid:
         in_blocks = counted(counted(start, numbers - within), within)
         return torch.where(numbers < self.double(cells // 16 * 16), in_blocks, counted(start, numbers))
 
-    def component(self, level: int, k: int, centres: Sequence[Tensor]) -> tuple[int, Tensor]:
-        """Component k of every cell anchor, moved: its axis and [rows or columns, A] float64; not moved: -1 and [A]."""
-        own = [self.constant(number, self.sum) for number in self.cell_anchors(level, k)]
-        if not (self.along_x | self.along_y) >> k & 1:
-            return -1, torch.cat(own)
-        axis = self.along_x >> k & 1
-        column = centres[axis].unsqueeze(1)
-        value = _rounded(torch.cat([column + number for number in own], dim=1), self.sum)
-        if self.grid == Grid.quotient:
-            value = _rounded(value * _rounded(self.double(self.side(axis)), self.sum), self.sum)
-        if self.clip is not None:
-            zero = torch.zeros(1, dtype=torch.float64, device=self.device)
-            limit = self.double(self.clip[axis])
-            value = torch.where(value < zero, zero, value)  # a maximum would make 0 of -0
-            value = torch.where(value > limit, limit, value)
-        return axis, value
+    def moved(self, level: int) -> Iterator[tuple[int, Tensor]]:
+        """Of each component its axis, -1 where it does not move, and what it is on every cell, [n] float64."""
+        *cells, which = self.positions(level)
+        centres = [self.centres(level, axis, cell) for axis, cell in enumerate(cells)]
+        for k in range(self.components):
+            own = torch.cat([self.constant(number, self.sum) for number in self.cell_anchors(level, k)])
+            value = own.index_select(0, which)
+            axis = self.along_x >> k & 1 if (self.along_x | self.along_y) >> k & 1 else -1
+            yield axis, value if axis < 0 else self.clipped(axis, self.scaled(axis, centres[axis] + value))
 
-    def on_grid(self, level: int, axis: int, value: Tensor) -> Tensor:
-        """What `component` gives, on every cell: [rows, columns, A]."""
-        rows, columns = self.level_shapes[level]
-        if axis >= 0:
-            value = value.unsqueeze(1 - axis)
-        return value.expand(rows, columns, self.given.num_cell_anchors[level])
+    def scaled(self, axis: int, value: Tensor) -> Tensor:
+        value = _rounded(value, self.sum)
+        if self.grid != Grid.quotient:
+            return value
+        return _rounded(value * _rounded(self.double(self.side(axis)), self.sum), self.sum)
+
+    def clipped(self, axis: int, value: Tensor) -> Tensor:
+        if self.clip is None:
+            return value
+        zero = torch.zeros(1, dtype=torch.float64, device=self.device)
+        limit = self.double(self.clip[axis])
+        value = torch.where(value < zero, zero, value)  # a maximum would make 0 of -0
+        return torch.where(value > limit, limit, value)
 
     def anchors(self, dtype: torch.dtype) -> Tensor:
         """[N, components], rounded once."""
@@ -186,20 +191,8 @@ class _Pyramid:
                 "Expected float32 or float64: export those, and convert the result"
             )
         carried = torch.float32 if dtype in _NARROW else dtype  # of which onnxruntime has all operators
-        levels = []
-        for level in self.levels:
-            centres = [self.centres(level, axis) for axis in (0, 1)]
-            components = []
-            for k in range(self.components):
-                axis, value = self.component(level, k, centres)
-                components.append(self.on_grid(level, axis, value.to(carried)))
-            levels.append(torch.stack(components, dim=-1).reshape(-1, self.components))
+        levels = [torch.stack([value.to(carried) for _, value in self.moved(level)], dim=1) for level in self.levels]
         return torch.cat(levels).to(dtype)
-
-    def flags(self, level: int, rows: Tensor, columns: Tensor) -> Tensor:
-        """[rows * columns * A] bool: that of the row, [rows, A] or [rows, 1], and that of the column."""
-        on_grid = [self.on_grid(level, axis, value) for axis, value in ((0, rows), (1, columns))]
-        return torch.logical_and(*on_grid).reshape(-1)
 
 
 def _floor(a: Tensor, b: Tensor) -> Tensor:
@@ -241,16 +234,14 @@ def inside(
     high = [_rounded(pyramid.double(side) + pyramid.constant(border), DTYPES[dtype]) for side in image_shape]
     levels = []
     for level in pyramid.levels:
-        centres = [pyramid.centres(level, axis) for axis in (0, 1)]
-        within: list[list[Tensor]] = [[], []]
-        for k in range(pyramid.components):
-            axis, value = pyramid.component(level, k, centres)
+        flags = []
+        for k, (axis, value) in enumerate(pyramid.moved(level)):
             value = _rounded(value, DTYPES[dtype])
             if pyramid.low >> k & 1:
-                within[axis].append(value >= low)
+                flags.append(value >= low)
             if pyramid.high >> k & 1:
-                within[axis].append(value < high[axis])
-        levels.append(pyramid.flags(level, *(_all(flags) for flags in within)))
+                flags.append(value < high[axis])
+        levels.append(_all(flags))
     return torch.cat(levels)
 
 
@@ -273,8 +264,9 @@ def valid_flags(
     levels = []
     for level in pyramid.levels:
         valid = []
-        for axis, cells in enumerate(pyramid.level_shapes[level]):
-            padded, numbers = padded_shape[axis], pyramid.numbers(cells)
+        *indices, _ = pyramid.positions(level)
+        for axis, (cells, index) in enumerate(zip(pyramid.level_shapes[level], indices, strict=True)):
+            padded = padded_shape[axis]
             if pyramid.given.strides:
                 covered = torch.ceil(pyramid.double(padded) / pyramid.constant(pyramid.given.strides[level][axis]))
             else:  # image / cells where boxes are scaled, else rounded down: exact in integers
@@ -284,6 +276,6 @@ def valid_flags(
                 padded = padded * count if scaled else padded
                 at_least = torch.clamp(stride, min=1)
                 covered = torch.where(stride == 0, count, _floor(padded + at_least - 1, at_least))
-            valid.append((numbers < covered).unsqueeze(1))
-        levels.append(pyramid.flags(level, *valid))
+            valid.append(index < covered)
+        levels.append(_all(valid))
     return torch.cat(levels)

@@ -94,9 +94,9 @@ def register_decomposition(operator: Any, fake: Callable[..., Any], function: Ca
 
     Without its fake in the other table, fake tensors would take the shape from the function.
     """
-    if hasattr(_tables, "meta_table") and hasattr(_tables, "decomposition_table"):
+    if hasattr(_tables, "meta_table"):
         _tables.meta_table[operator] = fake
-        _tables.decomposition_table[operator] = function
+        operator.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(function)
 
 
 @contextlib.contextmanager
