@@ -147,7 +147,7 @@ def test_every_call_of_a_scripted_head(device):
         assert len(flat) == len(flat_expected)
         for one, other in zip(flat, flat_expected, strict=True):
             assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    with pytest.raises(torch.jit.Error, match="dtype is another one; expected torch.float32"):
+    with pytest.raises(torch.jit.Error, match=r"dtype is another one; expected torch.float32"):
         torch.jit.script(anchor_ext.Anchors()).generate([4, 5], dtype=torch.int64)
 
 
