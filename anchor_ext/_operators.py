@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._recording import is_exported_to_onnx, is_traced, register_decomposition, unseen_by_trace
+from ._recording import is_exported_to_onnx, is_traced, unseen_by_trace
 
 __all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
 
@@ -53,9 +53,6 @@ def register(operator: Operator) -> None:
     torch.library.register_fake(name, operator.fake)
     if operator.backward is not None:
         torch.library.register_autograd(name, operator.backward, setup_context=operator.setup_context)
-    if operator.standard is not None:
-        overload = getattr(torch.ops.anchor_ext, operator.name).default
-        register_decomposition(overload, operator.fake, operator.standard)
     REGISTERED[operator.name] = operator
 
 
@@ -83,7 +80,7 @@ def call(
         keywords["device"] = place
     elif not ours:
         arguments = (arguments[0].to(place), *arguments[1:])
-    if is_traced() and is_exported_to_onnx():
+    if is_exported_to_onnx():
         result = REGISTERED[name].standard(*arguments, **keywords)  # type: ignore[misc]
     elif is_traced():
         if takes_device:

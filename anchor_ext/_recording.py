@@ -26,7 +26,6 @@ __all__ = [
     "is_symbolic",
     "is_traced",
     "place_of",
-    "register_decomposition",
     "unseen_by_trace",
 ]
 
@@ -36,7 +35,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-_tables: Any = getattr(torch, "_decomp", None)
 _trace = getattr(torch._C, "_get_tracing_state", None)
 _function_modes = getattr(torch._C, "_len_torch_function_stack", None)
 _mode_stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
@@ -85,18 +83,8 @@ def default_device() -> torch.device | None:
 
 
 def is_exported_to_onnx() -> bool:
-    """Whether torch.onnx.export traces, which knows torch's own operators only."""
-    return torch.onnx.is_in_onnx_export()
-
-
-def register_decomposition(operator: Any, fake: Callable[..., Any], function: Callable[..., Any]) -> None:
-    """What torch.onnx.export, unlike torch's compilers, puts in an operator's place.
-
-    Without its fake in the other table, fake tensors would take the shape from the function.
-    """
-    if hasattr(_tables, "meta_table"):
-        _tables.meta_table[operator] = fake
-        operator.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(function)
+    """Whether torch.onnx.export looks on, which knows torch's own operators only."""
+    return not is_compiled() and is_recorded() and torch.onnx.is_in_onnx_export()
 
 
 @contextlib.contextmanager

@@ -120,8 +120,11 @@ def test_compiled_ahead(detector, tmp_path):
 def test_in_onnxruntime(detector, tmp_path):
     import onnxruntime
 
+    import anchor_ext.onnx
+
     path = tmp_path / "model.onnx"
-    torch.onnx.export(exported(detector), (), path, dynamo=True, verbose=False)
+    program = exported(detector).run_decompositions(anchor_ext.onnx.decomposition_table())
+    torch.onnx.export(program, (), path, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(image):

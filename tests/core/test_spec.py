@@ -254,8 +254,6 @@ assert torch.equal(traced(torch.zeros(1, 3, 32, 8)), anchor_ext.generate((32, 8)
         "torch._C._set_tracing_state",
         "torch._C._len_torch_function_stack",
         "torch.overrides._get_current_function_mode_stack",
-        "torch._decomp.decomposition_table",
-        "torch._decomp.meta_table",
     ],
 )
 def test_without_a_private_name_of_torch(name):
