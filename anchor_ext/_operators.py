@@ -50,10 +50,16 @@ REGISTERED: dict[str, Operator] = {}
 def register(operator: Operator) -> None:
     """Tells torch all that the record holds."""
     name = f"anchor_ext::{operator.name}"
-    torch.library.register_fake(name, operator.fake)
+    torch.library.register_fake(name, functools.partial(_fake, operator))
     if operator.backward is not None:
         torch.library.register_autograd(name, operator.backward, setup_context=operator.setup_context)
     REGISTERED[operator.name] = operator
+
+
+def _fake(operator: Operator, *arguments: Any, **keywords: Any) -> Any:
+    if operator.standard is not None and is_exported_to_onnx():
+        operator.standard(*arguments, **keywords)  # raises what ONNX cannot express, as an exporter's second attempt
+    return operator.fake(*arguments, **keywords)
 
 
 def is_ours(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ of the private names nobody can tell, and every call goes by the operators: slow
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ def default_device() -> torch.device | None:
 
 def is_exported_to_onnx() -> bool:
     """Whether torch.onnx.export looks on, which knows torch's own operators only."""
-    return not is_compiled() and is_recorded() and torch.onnx.is_in_onnx_export()
+    return not is_compiled() and is_recorded() and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 @contextlib.contextmanager
