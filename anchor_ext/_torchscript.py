@@ -51,6 +51,12 @@ def name_of(dtype: torch.dtype) -> str:
     raise ValueError("dtype is another one; expected torch.float32, float64, float16 or bfloat16")
 
 
+def _cpu_or(device: torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cpu")
+    return device
+
+
 class ScriptedAnchors(nn.Module):
     """What torch.jit.script compiles in the place of `Anchors`: its calls, with the same arguments but `out`.
 
@@ -75,11 +81,8 @@ class ScriptedAnchors(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> Tensor:
-        place = torch.device("cpu")
-        if device is not None:
-            place = device
         boxes: Tensor = torch.ops.anchor_ext.generate(
-            None, self.spec, dtype=name_of(dtype), device=place, image_shape=image_shape, clip=clip
+            None, self.spec, dtype=name_of(dtype), device=_cpu_or(device), image_shape=image_shape, clip=clip
         )
         return boxes.unsqueeze(0)
 
@@ -118,11 +121,8 @@ class ScriptedAnchors(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> Tensor:
-        place = torch.device("cpu")
-        if device is not None:
-            place = device
         flags: Tensor = torch.ops.anchor_ext.inside(
-            None, self.spec, image_shape, border, dtype=name_of(dtype), device=place
+            None, self.spec, image_shape, border, dtype=name_of(dtype), device=_cpu_or(device)
         )
         return flags
 
