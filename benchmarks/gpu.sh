@@ -1,46 +1,57 @@
 #!/usr/bin/env bash
-# Everything that a GPU must show: build, the suite on CUDA, compute-sanitizer, timings. Results go to $OUT.
-# Uses the torch, pytest and compiler of $PYTHON, and no network.
+# Everything that a GPU must show: build, the suite's CUDA tests, compute-sanitizer, timings. Results go to $OUT.
+# Uses the torch, pytest and compiler of $PYTHON, and no network. A step that hangs fails, and the others still run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 PYTHON=${PYTHON:-python3}
 OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+site=$work/site
 
-step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+step() { # name, seconds at most, log, command...
+  local start=$SECONDS
+  timeout --kill-after=5 "$2" "${@:4}" >"$OUT/$3" 2>&1 || echo "$1" >>"$work/failed"
+  printf '\n== %s (%s to %s s)\n%s\n' "$1" "$start" "$SECONDS" "$(tail -n 20 "$OUT/$3" | cut -c -200)"
+}
 
-step "build"
-FORCE_CUDA=1 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --quiet --target "$site" . 2>&1 |
-  tee "$OUT/build.log"
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-(cd "$site" && "$PYTHON" -m anchor_ext --info) | tee "$OUT/info.json"
+# The program of tests/ptx, for a device in place of the CPU's machine.
+compile_cases() {
+  mkdir "$work/cases"
+  printf '%s\0' tests/ptx/main.cpp tests/ptx/*_cases.cpp csrc/core/*.cpp csrc/*/*_cpu.cpp csrc/anchors/predicate.cpp \
+    csrc/*/*_cuda.cu | xargs -0 -P 8 -I {} sh -c 'nvcc -std=c++17 -O2 -fmad=false -arch=native \
+      -Xcompiler=-ffp-contract=off,-fopenmp -DANCHOR_EXT_DEVICE -Icsrc -Itests/ptx -c {} -o $0/$(basename {}).o' \
+    "$work/cases"
+  nvcc -arch=native -Xcompiler=-fopenmp -o "$work/run_cases" "$work"/cases/*.o
+}
+compile_cases >"$OUT/cases_build.log" 2>&1 &
+cases=$!
+
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$OUT/gpu.csv"
+step build 240 build.log env FORCE_CUDA=1 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --quiet \
+  --target "$site" .
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+(cd "$work" && "$PYTHON" -m anchor_ext --info) | tee "$OUT/info.json"
 
-failed=0
-step "the cases that tests/ptx executes on the CPU, on the device"
-nvcc -std=c++17 -O2 -fmad=false -arch=native -Xcompiler=-ffp-contract=off,-fopenmp -DANCHOR_EXT_DEVICE -Icsrc -Itests/ptx \
-  -o "$site/cases" tests/ptx/main.cpp tests/ptx/*_cases.cpp $(ls csrc/*/*.cpp | grep -v -e /op.cpp -e csrc/torch/ -e csrc/python/) csrc/*/*_cuda.cu
-"$site/cases" 2>&1 | tee "$OUT/cases.log" || failed=1
+wait $cases || { echo "compiling tests/ptx" >>"$work/failed"; tail -n 20 "$OUT/cases_build.log"; }
 
-step "suite"
-(cd "$site" && "$PYTHON" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/tests") 2>&1 |
-  tee "$OUT/suite.log" || failed=1
-
+# What is not timed may run at once.
+cd "$work"
+step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
+step "the suite's CUDA tests" 180 suite.log "$PYTHON" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" \
+  --rootdir "$root" -m gpu "$root/tests" &
 for tool in memcheck initcheck; do
-  step "compute-sanitizer $tool"
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 "$PYTHON" tests/sanitized.py 2>&1 |
-    tee "$OUT/$tool.log" | tail -n 5 || failed=1
+  step "compute-sanitizer $tool" 150 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
+    --report-api-errors no --error-exitcode 1 "$PYTHON" "$root/tests/sanitized.py" &
 done
+wait
 
-step "timings"
-"$PYTHON" benchmarks/bench.py --device cuda --results "$OUT" 2>&1 | tee "$OUT/bench.log" || failed=1
-"$PYTHON" benchmarks/dialects.py --device cuda --threads 1 --no-compile --json "$OUT/dialects_cuda.json" 2>&1 |
-  tee "$OUT/dialects_cuda.txt" || failed=1
-"$PYTHON" benchmarks/graphs.py --device cuda --json "$OUT/graphs_cuda.json" 2>&1 | tee "$OUT/graphs_cuda.txt" ||
-  failed=1
+step "timings" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
+step "timings of the drop-ins" 60 dialects_cuda.txt "$PYTHON" "$root/benchmarks/dialects.py" --device cuda \
+  --threads 1 --no-compile --json "$OUT/dialects_cuda.json"
+step "timings in compiled and exported programs" 120 graphs_cuda.txt "$PYTHON" "$root/benchmarks/graphs.py" \
+  --device cuda --json "$OUT/graphs_cuda.json"
 
-step "done"
-if [ "$failed" = 0 ]; then echo "gpu: all passed"; else echo "gpu: FAILED"; fi
-exit "$failed"
+printf '\n== done (%s s)\n' "$SECONDS"
+if [ ! -e "$work/failed" ]; then echo "gpu: all passed"; else sed 's/^/gpu: FAILED: /' "$work/failed"; exit 1; fi
