@@ -5,7 +5,7 @@
 On the CPU, and then on CUDA where there is one. `torch.full` allocates and writes a tensor as large as the anchors,
 `fill_` writes one that is there: no generator can be faster than the one, or with `out=` than the other. Every number
 is a median over rounds in which all functions take turns; its spread is the interquartile range as a part of it.
-Nothing is timed whose bits are wrong (rivals.py). Tables in Markdown, all samples as JSON and a chart go to
+Nothing is timed whose bits are wrong: a rival is left out, and anchor_ext ends the run (rivals.py). Tables in Markdown, all samples as JSON and a chart go to
 benchmarks/results/<hardware>/, with --quick to out/bench/, as a short run's numbers are not for keeping.
 
 On CUDA a call counts, as on the CPU, as one of many in a row (torch.utils.benchmark); besides, its parts are measured
@@ -45,7 +45,7 @@ PROFILES = 5
 
 
 def measure(case: Case, threads: int, pace: dict[str, Any]) -> dict[str, Any]:
-    """A row: all samples of all functions. Exits where one of them is wrong, before any is timed."""
+    """A row: all samples of all functions. Exits where anchor_ext or a limit is wrong, before anything is timed."""
     torch.set_num_threads(threads)  # Inductor builds it into the code
     torch.compiler.reset()  # the graphs of the rows before would count against a limit
     functions, left_out = rivals.checked(case)

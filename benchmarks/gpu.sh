@@ -9,11 +9,14 @@ OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 site=$work/site
+export PYTHONFAULTHANDLER=1
+workers=$("$PYTHON" -c "import xdist" 2>/dev/null && echo "-n 8" || true)
 
 step() { # name, seconds at most, log, command...
   local start=$SECONDS
-  timeout --kill-after=5 "$2" "${@:4}" >"$OUT/$3" 2>&1 || echo "$1" >>"$work/failed"
-  printf '\n== %s (%s to %s s)\n%s\n' "$1" "$start" "$SECONDS" "$(tail -n 20 "$OUT/$3" | cut -c -200)"
+  # On the signal, pytest and Python say where they are.
+  timeout --signal=INT --kill-after=20 "$2" "${@:4}" >"$OUT/$3" 2>&1 || echo "$1" >>"$work/failed"
+  printf '\n== %s (%s to %s s)\n%s\n' "$1" "$start" "$SECONDS" "$(tail -n 25 "$OUT/$3" | cut -c -250)"
 }
 
 # The program of tests/ptx, for a device in place of the CPU's machine.
@@ -39,7 +42,7 @@ wait $cases || { echo "compiling tests/ptx" >>"$work/failed"; tail -n 20 "$OUT/c
 # What is not timed may run at once.
 cd "$work"
 step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
-step "the suite's CUDA tests" 180 suite.log "$PYTHON" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" \
+step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers -p no:cacheprovider -c "$root/pyproject.toml" \
   --rootdir "$root" -m gpu "$root/tests" &
 for tool in memcheck initcheck; do
   step "compute-sanitizer $tool" 150 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -109,6 +110,7 @@ def main() -> None:
     left_out = []
     for name, module in columns.items():
         for path, make in paths(module, device).items():
+            print(f"{device}: {name}, {path}", file=sys.stderr, flush=True)
             if options.quick and path == "AOTInductor":
                 continue
             try:

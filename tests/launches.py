@@ -16,6 +16,8 @@ VIEWS = {
         *("view", "view_as", "_reshape_alias", "_unsafe_view"),
     )
 }
+# Of the CPU's memory the native library makes a tensor without an operator, of CUDA's with empty_strided.
+ALLOCATIONS = ("aten::empty", "aten::empty_strided", "[memory]")
 # What a Python number out of a tensor takes.
 READS = {f"aten::{name}" for name in ("_local_scalar_dense", "is_nonzero", "item", "resolve_conj", "resolve_neg")}
 
@@ -44,7 +46,7 @@ def is_one_launch(seen: Counter[str], *, outputs: int = 1, reads: bool = False) 
 
     anchor_ext's own operator may be seen once.
     """
-    allowed = VIEWS | (READS if reads else set()) | {"aten::empty", "[memory]"}
+    allowed = VIEWS | (READS if reads else set()) | set(ALLOCATIONS)
     own = sum(count for name, count in seen.items() if name.startswith("anchor_ext::"))
     others = {name for name in seen if not name.startswith("anchor_ext::")} - allowed
-    return not others and 1 <= seen["aten::empty"] + seen["[memory]"] <= outputs and own <= 1
+    return not others and 1 <= sum(seen[name] for name in ALLOCATIONS) <= outputs and own <= 1

@@ -238,8 +238,8 @@ def test_odd_shapes_are_refused(shape, call):
 def test_reduce_overhead():
     """CUDA graphs of the compiler's own: one per size, replayed."""
     anchors = anchor_ext.Anchors()
-    compiled = torch.compile(lambda image: anchors(image) + image.mean(), mode="reduce-overhead", fullgraph=True)
+    compiled = torch.compile(lambda image: anchors(image) + image[0, 0, 0, 0], mode="reduce-overhead", fullgraph=True)
     for shape in [(640, 832), (320, 416)]:
         for _ in range(4):
             image = torch.rand(1, 3, *shape, device="cuda")
-            assert torch.equal(compiled(image).clone(), anchors(image) + image.mean())
+            assert torch.equal(compiled(image).clone(), anchors(image) + image[0, 0, 0, 0])

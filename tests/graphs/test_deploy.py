@@ -47,7 +47,7 @@ class Model(nn.Module):
             self.grid.at(torch.tensor([0, 7, -1], device=image.device), grids, image_shape=shape),
             self.grid.inside(grids, shape, border=1.5, device=image.device),
             self.grid.valid_flags(grids, shape, image_shape=shape, device=image.device),
-            image.mean(),
+            image.amax(),
         )
 
 
