@@ -12,7 +12,7 @@ from ._library import native
 from ._operators import Operator, register
 from ._spec import DTYPES, level_counts, native_of, over_image, pyramid_levels
 
-__all__: list[str] = []
+__all__ = ["count_anchors"]
 
 Sides = Sequence[int]
 
@@ -26,7 +26,7 @@ def _known(sides: Sides | None) -> list[int] | None:
     return None if sides is None else [side if _is_known(side) else 1 for side in sides]
 
 
-def _count(spec: str, level_shapes: Sides | None, image_shape: Sides | None, clip: Sides | None = None) -> int:
+def count_anchors(spec: str, level_shapes: Sides | None, image_shape: Sides | None, clip: Sides | None = None) -> int:
     """The number of anchors. Raises what the operator would raise, as far as it does not hang on symbols."""
     count: int = native_of(spec).num_anchors(_known(level_shapes), _known(image_shape), _known(clip))
     if all(map(_is_known, [*(level_shapes or ()), *(image_shape or ())])):
@@ -53,13 +53,13 @@ def _generate(
     image_shape: Sides | None = None,
     clip: Sides | None = None,
 ) -> Tensor:
-    shape = (_count(spec, level_shapes, image_shape, clip), native_of(spec).num_components)
+    shape = (count_anchors(spec, level_shapes, image_shape, clip), native_of(spec).num_components)
     return torch.empty(shape, dtype=_dtype_of(dtype), device=device)
 
 
 def _generate_many(image_shapes: Sides, spec: str, *, dtype: str, device: torch.device) -> Tensor:
     images = zip(image_shapes[::2], image_shapes[1::2], strict=True)
-    count = sum(_count(spec, None, image) for image in images)
+    count = sum(count_anchors(spec, None, image) for image in images)
     return torch.empty((count, native_of(spec).num_components), dtype=_dtype_of(dtype), device=device)
 
 
@@ -74,7 +74,7 @@ def _gather(
 ) -> Tensor:
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"index has dtype {index.dtype}; expected int64 or int32")
-    _count(spec, level_shapes, image_shape, clip)
+    count_anchors(spec, level_shapes, image_shape, clip)
     shape = (*index.shape, native_of(spec).num_components)
     return torch.empty(shape, dtype=_dtype_of(dtype), device=index.device)
 
@@ -83,7 +83,7 @@ def _inside(
     level_shapes: Sides | None, spec: str, image_shape: Sides, border: float = 0.0, *, dtype: str, device: torch.device
 ) -> Tensor:
     _dtype_of(dtype)
-    return torch.empty(_count(spec, level_shapes, image_shape), dtype=torch.bool, device=device)
+    return torch.empty(count_anchors(spec, level_shapes, image_shape), dtype=torch.bool, device=device)
 
 
 def _valid_flags(
@@ -95,7 +95,7 @@ def _valid_flags(
     image_shape: Sides | None = None,
 ) -> Tensor:
     native.check_shape("padded_shape", _known(padded_shape), 0)
-    return torch.empty(_count(spec, level_shapes, image_shape), dtype=torch.bool, device=device)
+    return torch.empty(count_anchors(spec, level_shapes, image_shape), dtype=torch.bool, device=device)
 
 
 for _record in (

@@ -95,7 +95,9 @@ def call(
         result = _scripted(name)(*map(_traced, arguments), **{key: _traced(value) for key, value in keywords.items()})
     else:
         result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
-    return result if ours else result.to(device)
+    if ours:
+        return result
+    return result.to(device) if isinstance(result, Tensor) else tuple(tensor.to(device) for tensor in result)
 
 
 def _empty(device: torch.device) -> Tensor:

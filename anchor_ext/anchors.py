@@ -15,6 +15,7 @@ from . import _arguments, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
 from ._recording import constant_to_the_compiler, constants, is_compiled, is_proxy, place_of
 from ._spec import Configuration, level_counts, pyramid_levels
+from .matchers import Rule
 
 __all__ = ["Anchors", "UnusualAnchorsWarning", "generate", "generate_many"]
 
@@ -328,6 +329,48 @@ class Anchors(nn.Module):
         if not torch.compiler.is_compiling():
             border = _arguments.border(border)
         return ops.inside(self._config, None, image_shape, border, dtype, device)
+
+    def match(
+        self,
+        boxes: Tensor | Sequence[Tensor],
+        image_shape: Sequence[int],
+        *,
+        high: float = 0.5,
+        low: float = 0.4,
+        allow_low_quality: bool = True,
+        low_quality_needs_overlap: bool = False,
+        return_iou: bool = False,
+        clip: Sequence[int] | None = None,
+        matcher: Rule | None = None,
+    ) -> Any:
+        """To which box each anchor belongs, without the anchors and without a matrix of anchors by boxes.
+
+        Index for index what torchvision's `Matcher` makes of `box_iou(boxes, anchors)`, with the anchors of `generate`
+        in float32 and the IoU's formula `inter / (area_box + area_anchor - inter)`: the best box where its IoU is at
+        least `high`, -1 (background) below `low`, -2 between; of equal ones the first. docs/matching.md has the rest.
+
+        Args:
+            boxes: `(G, 4)` x1, y1, x2, y2 in pixels, float32 or float64 (16-bit ones count as float32); or a list of
+                them, one per image of a batch. An image may have no boxes.
+            image_shape: `(H, W)`, of all images.
+            high, low: thresholds of the IoU, `0 <= low <= high`.
+            allow_low_quality: whether anchors whose IoU with some box is that box's greatest get their own best box,
+                however low.
+            low_quality_needs_overlap: whether boxes that overlap no anchor are left out of that. By default they are
+                not, as in torchvision: such a box gives nearly every anchor its own best box.
+            return_iou: whether to return the best IoU of each anchor as well.
+            clip: as for `generate`.
+            matcher: another framework's rule, one of `anchor_ext.matchers`, in place of the four options before.
+
+        Returns:
+            `(N,)` int64 on the boxes' device, or `(B, N)` for a list; with `return_iou` a pair of it and the IoUs,
+            in the boxes' dtype. A rule of `matchers` may return something else. Nothing of it has a gradient.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type or value.
+        """
+        options = (high, low, allow_low_quality, low_quality_needs_overlap)
+        return ops.match(self._config, boxes, None, image_shape, clip, options, matcher, return_iou)
 
     def generate_many(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _arguments, ops
 from ._recording import constants, is_compiled
 from ._spec import COMPONENTS, Configuration, derived_spec, level_counts
+from .matchers import Rule
 
 __all__ = ["AnchorGrid"]
 
@@ -174,6 +175,36 @@ class AnchorGrid:
             TypeError, ValueError: as for a call.
         """
         return ops.valid_flags(self._config, level_shapes, image_shape, padded_shape, device)
+
+    def match(
+        self,
+        boxes: Tensor | Sequence[Tensor],
+        level_shapes: Sequence[Sequence[int]],
+        *,
+        image_shape: Sequence[int] | None = None,
+        clip: Sequence[int] | None = None,
+        high: float = 0.5,
+        low: float = 0.4,
+        allow_low_quality: bool = True,
+        low_quality_needs_overlap: bool = False,
+        return_iou: bool = False,
+        matcher: Rule | None = None,
+    ) -> Any:
+        """To which box each anchor belongs, without the anchors and without a matrix of anchors by boxes.
+
+        Args:
+            boxes: `(G, 4)` x1, y1, x2, y2 in pixels, whatever the layout, or a list of them, one per image.
+            level_shapes, image_shape, clip: as for a call.
+            high, low, allow_low_quality, low_quality_needs_overlap, return_iou, matcher: as for `Anchors.match`.
+
+        Returns:
+            As `Anchors.match`.
+
+        Raises:
+            TypeError, ValueError: as for a call and `Anchors.match`; the layout is neither xyxy nor yxyx.
+        """
+        options = (high, low, allow_low_quality, low_quality_needs_overlap)
+        return ops.match(self._config, boxes, level_shapes, image_shape, clip, options, matcher, return_iou)
 
     def level_sizes(
         self, level_shapes: Sequence[Sequence[int]], *, image_shape: Sequence[int] | None = None

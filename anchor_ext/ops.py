@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _anchor_operators  # noqa: F401  # registers them
+from . import _anchor_operators, _match_operators  # registers them
 from ._arguments import image_shape as _read_image_shape
 from ._arguments import is_sequence, shape_of, show
 from ._arguments import level_shapes as _read_level_shapes
@@ -25,6 +25,7 @@ __all__ = [
     "inside",
     "level_shapes",
     "level_sizes",
+    "match",
     "valid_flags",
 ]
 
@@ -240,6 +241,22 @@ def valid_flags(config: Configuration, grids: Any, image_shape: Any, padded_shap
     return call(  # type: ignore[no-any-return]
         "valid_flags", level_shapes, config.spec, padded, device=resolve(device), image_shape=sides
     )
+
+
+def match(
+    config: Configuration,
+    boxes: Any,
+    grids: Any,
+    image_shape: Any,
+    clip: Any,
+    default: tuple[Any, Any, Any, Any],
+    matcher: Any,
+    return_iou: bool,
+) -> Any:
+    """The call behind `Anchors.match` and `AnchorGrid.match`."""
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    limits = _sides_or_none("clip", clip)
+    return _match_operators.match(config, boxes, level_shapes, sides, limits, default, matcher, return_iou)
 
 
 # Writing into a tensor of the caller's.

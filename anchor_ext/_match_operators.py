@@ -1,0 +1,134 @@
+"""The record of the operator match, csrc/match/op.cpp, and the call behind `Anchors.match` and `AnchorGrid.match`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ._anchor_operators import count_anchors
+from ._arguments import shape_of, show
+from ._operators import Operator, call, register
+from ._recording import constant_to_the_compiler, constants, is_compiled, is_traced
+from ._spec import Configuration
+from .matchers import Rule, thresholds_of, torchvision_entries
+
+__all__ = ["match"]
+
+Sides = Sequence[int]
+
+_EXPECTED = "expected a tensor (G, 4), or a list of them, one per image"
+
+
+def _match(
+    boxes: Tensor,
+    counts: Sides,
+    level_shapes: Sides | None,
+    spec: str,
+    matcher: str,
+    *,
+    with_iou: bool = False,
+    image_shape: Sides | None = None,
+    clip: Sides | None = None,
+) -> tuple[Tensor, Tensor]:
+    if boxes.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"boxes has dtype {boxes.dtype}; expected float32 or float64")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes has shape {tuple(boxes.shape)}; expected (n, 4)")
+    anchors, images = count_anchors(spec, level_shapes, image_shape, clip), len(counts)
+    matched = boxes.new_empty((images, anchors), dtype=torch.int64)
+    return matched, boxes.new_empty((images if with_iou else 0, anchors))
+
+
+def _no_export(*_: Any, **__: Any) -> NoReturn:
+    raise NotImplementedError("match cannot be exported to ONNX: matching belongs to training")
+
+
+register(Operator("match", _match, standard=_no_export))
+
+
+def _one_image(name: str, boxes: Any) -> Tensor:
+    if not isinstance(boxes, Tensor):
+        raise TypeError(f"{name} is {show(boxes)}; {_EXPECTED}")
+    if boxes.is_nested or boxes.layout is not torch.strided or boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} has layout {boxes.layout} and shape {shape_of(boxes)}; {_EXPECTED}")
+    if not boxes.is_floating_point():
+        raise TypeError(f"{name} has dtype {boxes.dtype}; expected float32, float64, float16 or bfloat16")
+    return boxes.detach()
+
+
+def _read(boxes: Any) -> tuple[Tensor, list[int], bool]:
+    """All boxes in one tensor, how many each image has, and whether there are several images."""
+    if not isinstance(boxes, (list, tuple)):
+        of_image = _one_image("boxes", boxes)
+        return of_image, [of_image.shape[0]], False
+    if not boxes:
+        raise ValueError(f"boxes is empty; {_EXPECTED}")
+    images = [_one_image(f"boxes[{i}]", one) for i, one in enumerate(boxes)]
+    for i, one in enumerate(images):
+        for what in ("device", "dtype"):
+            value, first = getattr(one, what), getattr(images[0], what)
+            if value != first:
+                raise ValueError(f"boxes[{i}] has {what} {value}; expected {first}, as boxes[0] has")
+    return torch.cat(images), [one.shape[0] for one in images], True
+
+
+@constant_to_the_compiler
+@functools.lru_cache(maxsize=64)
+def _text(high: float, low: float, low_quality: bool, needs_overlap: bool) -> str:
+    for name, value in (("allow_low_quality", low_quality), ("low_quality_needs_overlap", needs_overlap)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is {show(value)}; expected True or False")
+    thresholds = thresholds_of({"low": low, "high": high}, "numbers with 0 <= low <= high")
+    return f"match/1;{torchvision_entries(thresholds, low_quality, needs_overlap)}"
+
+
+def match(
+    config: Configuration,
+    boxes: Any,
+    level_shapes: list[int] | None,
+    image_shape: list[int] | None,
+    clip: list[int] | None,
+    default: tuple[Any, Any, Any, Any],
+    matcher: Rule | None,
+    return_iou: bool,
+) -> Any:
+    """Of (high, low, allow_low_quality, low_quality_needs_overlap), or of another framework's rule."""
+    if is_traced():
+        raise RuntimeError("match cannot be traced; compile or export it, or call it outside of what is traced")
+    if matcher is None:
+        text = _text(*constants(default)) if is_compiled() else _default_text(default)
+    elif not isinstance(matcher, Rule):
+        raise TypeError(f"matcher is {show(matcher)}; expected None or one of anchor_ext.matchers")
+    elif default != DEFAULT:
+        raise ValueError("matcher is given, and so are thresholds or options; expected them in the matcher alone")
+    else:
+        text = matcher._text  # type: ignore[attr-defined]
+    if not isinstance(return_iou, bool):
+        raise TypeError(f"return_iou is {show(return_iou)}; expected True or False")
+    together, counts, is_batch = _read(boxes)
+    if together.dtype not in (torch.float32, torch.float64):
+        together = together.float()
+    matched, iou = call(
+        "match", together, counts, level_shapes, config.spec, text, device=together.device, takes_device=False,
+        with_iou=return_iou, image_shape=image_shape, clip=clip,
+    )  # fmt: skip
+    if not is_batch:
+        matched = matched[0]
+    result = matched if matcher is None else matcher._finish(matched)
+    return (result, iou if is_batch else iou[0]) if return_iou else result
+
+
+DEFAULT = (0.5, 0.4, True, False)
+
+
+def _default_text(default: tuple[Any, Any, Any, Any]) -> str:
+    try:
+        return _text(*default)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+    return _text.__wrapped__(*default)  # which says what is wrong

@@ -1,0 +1,106 @@
+// Matching: to which box each anchor belongs, without a matrix of anchors by boxes, and without the anchors.
+//
+// Anchors are rounded to float32, as generate() gives them. The arithmetic is that of the boxes' type T, float or
+// double: w = max(0, min(x2) - max(x1)), h alike, IoU = w * h / ((area_box + area_anchor) - w * h), each result rounded
+// once, which is the order of torchvision, detectron2, mmdet, effdet and others.
+#pragma once
+
+#include <cstdint>
+
+#include "core/pyramid.h"
+#include "match/rule.h"
+
+namespace anchor_ext {
+
+template <typename T>
+struct Box {
+  T x1, y1, x2, y2;
+};
+
+inline constexpr int kMaxMatchedImages = 512;  // of one launch, which takes them along
+
+// The boxes of a batch, one image's after another's; and regions whose anchors are ignored, likewise.
+struct Counts {
+  std::int32_t num_images;
+  std::int32_t begins[kMaxMatchedImages + 1];  // of each image's boxes among all; and where the last ones end
+};
+
+// The results, [images, num_anchors] each; `iou` may be null.
+template <typename T>
+struct Matches {
+  std::int64_t* matched;
+  T* iou;
+};
+
+// Anchors of this layout are boxes.
+inline bool is_box(const Layout& layout) {
+  return layout.components == 4 && layout.low == kXyxy.low && layout.high == kXyxy.high;
+}
+
+template <typename T>
+ANCHOR_EXT_HD T minimum(T a, T b) {  // as torch: no number, if one is none
+  return a != a ? a : b != b ? b : a < b ? a : b;
+}
+template <typename T>
+ANCHOR_EXT_HD T maximum(T a, T b) {
+  return a != a ? a : b != b ? b : a > b ? a : b;
+}
+
+ANCHOR_EXT_HD float divide_as(float a, float b) { return divide_rounded(a, b); }
+ANCHOR_EXT_HD double divide_as(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __ddiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+
+template <typename T>
+ANCHOR_EXT_HD T area_of(const Box<T>& box) {
+  return multiply_rounded(box.x2 - box.x1, box.y2 - box.y1);
+}
+
+ANCHOR_EXT_HD Box<float> box_at(const Pyramid& pyramid, std::int64_t flat_index) {
+  const Anchor anchor = anchor_at<false>(pyramid, flat_index);
+  const auto c = [&](int k) { return narrowed(anchor.components[k]); };
+  return pyramid.layout.along_x == kXyxy.along_x ? Box<float>{c(0), c(1), c(2), c(3)} : Box<float>{c(1), c(0), c(3), c(2)};
+}
+
+// For boxes and anchors of any kind: turned inside out, infinite, or no numbers.
+template <typename T>
+ANCHOR_EXT_HD T iou_of(const Rule& rule, const Box<T>& box, T area_box, const Box<float>& anchor, float area_anchor) {
+  T width = minimum<T>(box.x2, anchor.x2) - maximum<T>(box.x1, anchor.x1);
+  T height = minimum<T>(box.y2, anchor.y2) - maximum<T>(box.y1, anchor.y1);
+  width = width < 0 ? 0 : width;
+  height = height < 0 ? 0 : height;
+  const T inter = multiply_rounded(width, height);
+  T both = (area_box + static_cast<T>(area_anchor)) - inter;
+  const T least = static_cast<T>(rule.least_union);
+  if (least > 0) both = both < least ? least : both;
+  if (rule.quotient == Quotient::zero_if_apart && !(inter > 0)) return 0;
+  if (rule.quotient == Quotient::zero_if_nothing && inter == 0) return 0;
+  return divide_as(inter, both);
+}
+
+// An IoU as an integer that orders as torch's maximum does: no number is the largest, and -0 is 0.
+ANCHOR_EXT_HD std::uint32_t key_of(float iou) { return iou != iou ? 0x7fc00000u : bits_of(iou + 0.0f); }
+ANCHOR_EXT_HD std::uint64_t key_of(double iou) {
+  return iou != iou ? std::uint64_t{0x7ff8000000000000} : static_cast<std::uint64_t>(bits_of(iou + 0.0));
+}
+ANCHOR_EXT_HD float iou_of_key(std::uint32_t key) { return float_of(key); }
+ANCHOR_EXT_HD double iou_of_key(std::uint64_t key) { return double_of(static_cast<std::int64_t>(key)); }
+
+template <typename T>
+using Key = decltype(key_of(T{}));
+
+// Matches of the images begin .. end-1, on the calling thread.
+template <typename T>
+void match_cpu(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const std::int64_t* begins,
+               const Matches<T>& matches, std::int64_t begin, std::int64_t end);
+
+// Of a batch, on `stream`: three launches, or two where no box takes anchors. `best` has a Key<T> and an int64 per box.
+template <typename T>
+void match_cuda(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const Counts& counts,
+                const Matches<T>& matches, void* best, int device, void* stream);
+
+}  // namespace anchor_ext

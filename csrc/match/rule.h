@@ -1,0 +1,79 @@
+// What makes a match of an IoU, in every framework's way: plain data, which reaches a device with a launch.
+//
+// Per anchor the best IoU and the first box that has it are looked up in `codes`. Then every box that has no better
+// anchor may take the anchors of its own best IoU: the low-quality rule.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "core/pyramid.h"
+
+namespace anchor_ext {
+
+inline constexpr int kMaxThresholds = 8;
+inline constexpr std::int64_t kMatched = INT64_MIN;  // as a code: the box itself
+inline constexpr std::int64_t kMaxBoxes = (std::int64_t{1} << 31) - 1;
+
+// What the IoU is where the union is nothing, or next to it.
+enum class Quotient : std::int32_t {
+  plain,            // intersection / union, also where that is 0 / 0
+  zero_if_apart,    // 0 unless the intersection is > 0
+  zero_if_nothing,  // 0 where the intersection is 0
+};
+
+// What an anchor gets that the low-quality rule gives to some box.
+enum class Gets : std::int32_t {
+  nothing,  // there is no such rule
+  own,      // the box that is the anchor's own best
+  last,     // the last box that takes it
+  first,    // the first one
+};
+
+struct Rule {
+  Quotient quotient;
+  double least_union;
+  std::int32_t num_thresholds;
+  double thresholds[kMaxThresholds];       // ascending
+  std::int64_t codes[kMaxThresholds + 1];  // of IoUs below the first, from the first to the second, ...
+  std::int64_t code_of_nan;
+  Gets gets;
+  bool only_first;     // a box takes the first anchor that has its best IoU, not all that have it
+  bool needs_overlap;  // a box whose best IoU is 0 takes none
+  double least;        // nor does one whose best IoU is less
+  bool both;           // the result is the best box and, times 2**32, which code it would be; the rule's is the last
+};
+
+// "match/1;key=value;...", as docs/operators.md has it. Throws std::invalid_argument.
+Rule rule_of(std::string_view text);
+
+template <typename T>
+ANCHOR_EXT_HD std::int32_t bin_of(const Rule& rule, T iou) {
+  if (iou != iou) return rule.num_thresholds + 1;
+  std::int32_t bin = 0;
+  for (std::int32_t i = 0; i < rule.num_thresholds; ++i) bin += iou >= static_cast<T>(rule.thresholds[i]);
+  return bin;
+}
+
+// The result of an anchor whose best box and IoU these are, without the low-quality rule.
+template <typename T>
+ANCHOR_EXT_HD std::int64_t result_of(const Rule& rule, T iou, std::int64_t box) {
+  const std::int32_t bin = bin_of(rule, iou);
+  if (rule.both) return box + (static_cast<std::int64_t>(bin) << 32);
+  const std::int64_t code = bin > rule.num_thresholds ? rule.code_of_nan : rule.codes[bin];
+  return code == kMatched ? box : code;
+}
+
+// The result of an anchor that some box takes.
+ANCHOR_EXT_HD std::int64_t taken(const Rule& rule, std::int64_t box) {
+  return rule.both ? box + (static_cast<std::int64_t>(rule.num_thresholds + 2) << 32) : box;
+}
+
+// Whether a box of this best IoU takes anchors at all.
+template <typename T>
+ANCHOR_EXT_HD bool takes(const Rule& rule, T best) {
+  if (best != best && rule.code_of_nan != kMatched) return false;
+  return rule.gets != Gets::nothing && !(best < static_cast<T>(rule.least)) && !(rule.needs_overlap && !(best > 0));
+}
+
+}  // namespace anchor_ext
