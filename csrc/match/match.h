@@ -19,7 +19,7 @@ struct Box {
 
 inline constexpr int kMaxMatchedImages = 512;  // of one launch, which takes them along
 
-// The boxes of a batch, one image's after another's; and regions whose anchors are ignored, likewise.
+// The boxes of a batch, one image's after another's.
 struct Counts {
   std::int32_t num_images;
   std::int32_t begins[kMaxMatchedImages + 1];  // of each image's boxes among all; and where the last ones end
@@ -98,7 +98,8 @@ template <typename T>
 void match_cpu(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const std::int64_t* begins,
                const Matches<T>& matches, std::int64_t begin, std::int64_t end);
 
-// Of a batch, on `stream`: three launches, or two where no box takes anchors. `best` has a Key<T> and an int64 per box.
+// Of a batch, on `stream`: two launches; three where boxes take their first anchors alone, one where they take none.
+// `best` is memory of the device, 16 bytes per box.
 template <typename T>
 void match_cuda(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const Counts& counts,
                 const Matches<T>& matches, void* best, int device, void* stream);

@@ -541,7 +541,7 @@ void match_cpu(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, co
     std::int64_t* const matched = matches.matched + image * pyramid.num_anchors;
     T* const iou = matches.iou == nullptr ? nullptr : matches.iou + image * pyramid.num_anchors;
     if (count == 0) {
-      std::fill_n(matched, pyramid.num_anchors, rule.both ? 0 : -1);
+      std::fill_n(matched, pyramid.num_anchors, result_without_boxes(rule));
       if (iou != nullptr) std::fill_n(iou, pyramid.num_anchors, T{0});
       continue;
     }

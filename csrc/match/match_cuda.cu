@@ -1,8 +1,8 @@
 // A thread per anchor, which compares it with its image's boxes, a few hundred of them at a time in shared memory.
 //
-// One launch finds every anchor's best box and, by maxima that know no order, every box's best IoU; one its first anchor,
-// where the rule asks for that; and one writes the results. What an anchor's IoUs are is computed anew each time: that
-// costs less than to write and to read them.
+// One launch finds every box's best IoU, by maxima that know no order; one the first anchor that has it; both only where
+// the rule lets boxes take anchors. The last one finds every anchor's best box and writes the results. What an anchor's
+// IoUs are is computed anew each time: that costs less than to write and to read them.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -21,9 +21,10 @@ template <typename T>
 struct Task {
   Rule rule;
   Counts counts;
+  std::int32_t blocks_per_image;
   const Box<T>* boxes;
   Matches<T> matches;
-  Key<T>* best;                  // a box's best IoU
+  Key<T>* best;                   // a box's best IoU
   unsigned long long int* first;  // and the first anchor that has it
 };
 
@@ -40,17 +41,23 @@ __device__ inline void raise(std::uint64_t* to, std::uint64_t key) {
   atomicMax(reinterpret_cast<unsigned long long int*>(to), static_cast<unsigned long long int>(key));
 }
 
-// A thread's anchor.
+// A thread's anchor, and its image's boxes among all.
 struct Own {
+  std::int32_t image, begin, end;
   std::int64_t flat;
   bool exists;
   Box<float> box;
   float area;
 };
 
-__device__ inline Own own_anchor(const Pyramid& pyramid) {
+template <typename T>
+__device__ inline Own own_anchor(const Pyramid& pyramid, const Task<T>& task) {
   Own own{};
-  own.flat = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  own.image = static_cast<std::int32_t>(blockIdx.x) / task.blocks_per_image;
+  own.begin = task.counts.begins[own.image];
+  own.end = task.counts.begins[own.image + 1];
+  const std::int32_t block = static_cast<std::int32_t>(blockIdx.x) - own.image * task.blocks_per_image;
+  own.flat = static_cast<std::int64_t>(block) * kThreads + threadIdx.x;
   own.exists = own.flat < pyramid.num_anchors;
   if (own.exists) {
     own.box = box_at(pyramid, own.flat);
@@ -59,58 +66,55 @@ __device__ inline Own own_anchor(const Pyramid& pyramid) {
   return own;
 }
 
-// Calls per_box(index in the image, index in shared memory) for each box of the image, whose tile is in shared memory;
-// load(i) and done(i) for each box of a tile, before and after, with the box's place among all.
-template <typename T, typename Load, typename PerBox, typename Done>
-__device__ inline void for_boxes(const Task<T>& task, Shared<T>& shared, const Load& load, const PerBox& per_box,
-                                 const Done& done) {
-  const std::int32_t begin = task.counts.begins[blockIdx.y], end = task.counts.begins[blockIdx.y + 1];
-  for (std::int32_t tile = begin; tile < end; tile += kThreads) {
+// Calls per_box(i, IoU) for each box of the image, which lies at i in shared memory, and whose place among all is
+// tile + i; before(at) and after(at) once for each box, by the thread whose place in shared memory is the box's.
+template <typename T, typename Before, typename PerBox, typename After>
+__device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>& shared, const Before& before,
+                                 const PerBox& per_box, const After& after) {
+  for (std::int32_t tile = own.begin; tile < own.end; tile += kThreads) {
     const std::int32_t mine = tile + static_cast<std::int32_t>(threadIdx.x);
-    if (mine < end) {
+    if (mine < own.end) {
       shared.boxes[threadIdx.x] = task.boxes[mine];
       shared.areas[threadIdx.x] = area_of(task.boxes[mine]);
-      load(mine);
+      before(mine);
     }
     __syncthreads();
-    const std::int32_t count = end - tile < kThreads ? end - tile : kThreads;
-    for (std::int32_t i = 0; i < count; ++i) per_box(tile - begin + i, i);
+    const std::int32_t count = own.end - tile < kThreads ? own.end - tile : kThreads;
+    for (std::int32_t i = 0; i < count; ++i)
+      per_box(tile, i, iou_of(task.rule, shared.boxes[i], shared.areas[i], own.box, own.area));
     __syncthreads();
-    if (mine < end) done(mine);
+    if (mine < own.end) after(mine);
   }
 }
 
-// Every anchor's best box, as an index, or the result where no box takes anchors; every box's best IoU.
+// The greatest key of the warp's, in every lane.
+template <typename AnyKey>
+__device__ inline AnyKey greatest_of_warp(AnyKey key) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const AnyKey other = __shfl_xor_sync(0xffffffffu, key, lanes);
+    key = other > key ? other : key;
+  }
+  return key;
+}
+
+// Every box's best IoU.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     best_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task<T> task) {
   __shared__ Shared<T> shared;
-  const Own own = own_anchor(pyramid);
-  const bool takes_any = task.rule.gets != Gets::nothing;
-  Key<T> most = 0;
-  std::int32_t index = 0;
+  const Own own = own_anchor(pyramid, task);
   for_boxes(
-      task, shared, [&](std::int32_t) { shared.best[threadIdx.x] = 0; },
-      [&](std::int32_t g, std::int32_t i) {
-        if (!own.exists) return;
-        const Key<T> key = key_of(iou_of(task.rule, shared.boxes[i], shared.areas[i], own.box, own.area));
-        if (key > most) {
-          most = key;
-          index = g;
-        }
-        if (takes_any && key > shared.best[i]) raise(&shared.best[i], key);
+      task, own, shared, [&](std::int32_t) { shared.best[threadIdx.x] = 0; },
+      [&](std::int32_t, std::int32_t i, T iou) {
+        const Key<T> key = own.exists ? key_of(iou) : 0;
+        if (!__any_sync(0xffffffffu, key != 0)) return;  // as for most boxes: the anchors of a warp lie side by side
+        const Key<T> greatest = greatest_of_warp(key);
+        if (threadIdx.x % 32 == 0) raise(&shared.best[i], greatest);
       },
-      [&](std::int32_t g) {
-        if (takes_any && shared.best[threadIdx.x] > task.best[g]) raise(&task.best[g], shared.best[threadIdx.x]);
+      [&](std::int32_t at) {
+        if (shared.best[threadIdx.x] != 0) raise(&task.best[at], shared.best[threadIdx.x]);
       });
-  if (!own.exists) return;
-  const std::int64_t at = blockIdx.y * pyramid.num_anchors + own.flat;
-  const bool is_empty = task.counts.begins[blockIdx.y] == task.counts.begins[blockIdx.y + 1];
-  if (task.matches.iou != nullptr) task.matches.iou[at] = iou_of_key(most);
-  if (is_empty)
-    task.matches.matched[at] = task.rule.both ? 0 : -1;
-  else
-    task.matches.matched[at] = takes_any ? index : result_of(task.rule, iou_of_key(most), index);
 }
 
 // Every box's first anchor of its best IoU, as the least of them; where that is 0, all are alike, and nothing is written.
@@ -118,47 +122,53 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     first_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task<T> task) {
   __shared__ Shared<T> shared;
-  const Own own = own_anchor(pyramid);
-  const std::int32_t begin = task.counts.begins[blockIdx.y];
+  const Own own = own_anchor(pyramid, task);
   for_boxes(
-      task, shared, [&](std::int32_t g) { shared.best[threadIdx.x] = task.best[g]; },
-      [&](std::int32_t g, std::int32_t i) {
-        if (!own.exists || shared.best[i] == 0) return;
-        const Key<T> key = key_of(iou_of(task.rule, shared.boxes[i], shared.areas[i], own.box, own.area));
-        if (key == shared.best[i]) atomicMin(&task.first[begin + g], static_cast<unsigned long long int>(own.flat));
+      task, own, shared, [&](std::int32_t at) { shared.best[threadIdx.x] = task.best[at]; },
+      [&](std::int32_t tile, std::int32_t i, T iou) {
+        if (own.exists && shared.best[i] != 0 && key_of(iou) == shared.best[i])
+          atomicMin(&task.first[tile + i], static_cast<unsigned long long int>(own.flat));
       },
       [](std::int32_t) {});
 }
 
-// The results, with the anchors that boxes take.
+// Every anchor's result.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     result_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task<T> task) {
   __shared__ Shared<T> shared;
-  const Own own = own_anchor(pyramid);
+  const Own own = own_anchor(pyramid, task);
   const Rule& rule = task.rule;
+  const bool boxes_take = rule.gets != Gets::nothing;
   Key<T> most = 0;
-  std::int32_t of = -1;
+  std::int32_t index = 0, of = -1;
   for_boxes(
-      task, shared,
-      [&](std::int32_t g) {
-        shared.best[threadIdx.x] = task.best[g];
-        if (rule.only_first) shared.first[threadIdx.x] = task.best[g] == 0 ? 0 : static_cast<std::int64_t>(task.first[g]);
+      task, own, shared,
+      [&](std::int32_t at) {
+        if (!boxes_take) return;
+        shared.best[threadIdx.x] = task.best[at];
+        if (rule.only_first)
+          shared.first[threadIdx.x] = task.best[at] == 0 ? 0 : static_cast<std::int64_t>(task.first[at]);
       },
-      [&](std::int32_t g, std::int32_t i) {
-        if (!own.exists) return;
-        const T iou = iou_of(rule, shared.boxes[i], shared.areas[i], own.box, own.area);
+      [&](std::int32_t tile, std::int32_t i, T iou) {
         const Key<T> key = key_of(iou);
-        if (key > most) most = key;
+        const std::int32_t box = tile - own.begin + i;
+        if (key > most) {
+          most = key;
+          index = box;
+        }
+        if (!boxes_take) return;
         const T best = iou_of_key(shared.best[i]);
         const bool is_taken = takes(rule, best) && (rule.only_first ? shared.first[i] == own.flat : iou == best);
-        if (is_taken && (of < 0 || rule.gets != Gets::first)) of = g;
+        if (is_taken && (of < 0 || rule.gets != Gets::first)) of = box;
       },
       [](std::int32_t) {});
-  if (!own.exists || task.counts.begins[blockIdx.y] == task.counts.begins[blockIdx.y + 1]) return;
-  std::int64_t& matched = task.matches.matched[blockIdx.y * pyramid.num_anchors + own.flat];
-  const std::int64_t index = matched;
-  matched = of < 0 ? result_of(rule, iou_of_key(most), index) : taken(rule, rule.gets == Gets::own ? index : of);
+  if (!own.exists) return;
+  const std::int64_t at = own.image * pyramid.num_anchors + own.flat;
+  if (task.matches.iou != nullptr) task.matches.iou[at] = iou_of_key(most);
+  task.matches.matched[at] = own.begin == own.end ? result_without_boxes(rule)
+                             : of < 0             ? result_of(rule, iou_of_key(most), index)
+                                                  : taken(rule, rule.gets == Gets::own ? index : of);
 }
 
 void check(cudaError_t error, const char* what) {
@@ -172,24 +182,23 @@ template <typename T>
 void match_cuda(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const Counts& counts,
                 const Matches<T>& matches, void* best, int device, void* stream) {
   const std::int64_t blocks = (pyramid.num_anchors + kThreads - 1) / kThreads, count = counts.begins[counts.num_images];
-  if (blocks > kMaxBlocks) throw std::runtime_error("anchor_ext: more anchors than one launch can index");
-  auto* const keys = static_cast<Key<T>*>(best);
+  if (blocks * counts.num_images > kMaxBlocks)
+    throw std::runtime_error("anchor_ext: more anchors than one launch can index");
   auto* const first = static_cast<unsigned long long int*>(best) + count;
-  const Task<T> task{rule, counts, boxes, matches, keys, first};
+  const Task<T> task{rule, counts, static_cast<std::int32_t>(blocks), boxes, matches, static_cast<Key<T>*>(best), first};
   check(cudaSetDevice(device), "choosing the device");
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(counts.num_images));
+  config.gridDim = dim3(static_cast<unsigned>(blocks * counts.num_images));
   config.blockDim = dim3(kThreads);
   config.stream = static_cast<cudaStream_t>(stream);
-  const bool takes_any = rule.gets != Gets::nothing && count > 0;
-  if (takes_any) {
-    check(cudaMemsetAsync(keys, 0, count * sizeof(Key<T>), config.stream), "clearing memory for match");
-    if (rule.only_first)
+  if (rule.gets != Gets::nothing && count > 0) {
+    check(cudaMemsetAsync(task.best, 0, count * sizeof(Key<T>), config.stream), "clearing memory for match");
+    check(cudaLaunchKernelEx(&config, best_kernel<T>, pyramid, task), "the launch of match");
+    if (rule.only_first) {
       check(cudaMemsetAsync(first, 0xff, count * sizeof *first, config.stream), "clearing memory for match");
+      check(cudaLaunchKernelEx(&config, first_kernel<T>, pyramid, task), "the launch of match");
+    }
   }
-  check(cudaLaunchKernelEx(&config, best_kernel<T>, pyramid, task), "the launch of match");
-  if (!takes_any) return;
-  if (rule.only_first) check(cudaLaunchKernelEx(&config, first_kernel<T>, pyramid, task), "the launch of match");
   check(cudaLaunchKernelEx(&config, result_kernel<T>, pyramid, task), "the launch of match");
 }
 

@@ -64,6 +64,8 @@ ANCHOR_EXT_HD std::int64_t result_of(const Rule& rule, T iou, std::int64_t box) 
   return code == kMatched ? box : code;
 }
 
+ANCHOR_EXT_HD std::int64_t result_without_boxes(const Rule& rule) { return rule.both ? 0 : -1; }
+
 // The result of an anchor that some box takes.
 ANCHOR_EXT_HD std::int64_t taken(const Rule& rule, std::int64_t box) {
   return rule.both ? box + (static_cast<std::int64_t>(rule.num_thresholds + 2) << 32) : box;

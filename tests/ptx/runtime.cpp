@@ -105,6 +105,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   *value = attribute == cudaDevAttrMultiProcessorCount ? (device == 0 ? 132 : 1) : (device == 0 ? 2048 : 32);
   return cudaSuccess;
 }
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
 const char* cudaGetErrorString(cudaError_t) { return "an error"; }
 // What nvcc's stubs for <<<>>> refer to, which nothing here calls.
 cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void**, size_t, cudaStream_t) { ptx::fail("<<<>>>"); }
