@@ -20,6 +20,7 @@ __all__ = ["match"]
 
 Sides = Sequence[int]
 
+DEFAULT = (0.5, 0.4, True, False)
 _EXPECTED = "expected a tensor (G, 4), or a list of them, one per image"
 
 
@@ -77,13 +78,22 @@ def _read(boxes: Any) -> tuple[Tensor, list[int], bool]:
 
 
 @constant_to_the_compiler
-@functools.lru_cache(maxsize=64)
 def _text(high: float, low: float, low_quality: bool, needs_overlap: bool) -> str:
     for name, value in (("allow_low_quality", low_quality), ("low_quality_needs_overlap", needs_overlap)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} is {show(value)}; expected True or False")
     thresholds = thresholds_of({"low": low, "high": high}, "numbers with 0 <= low <= high")
     return f"match/1;{torchvision_entries(thresholds, low_quality, needs_overlap)}"
+
+
+_cached_text = functools.lru_cache(maxsize=64, typed=True)(_text)
+
+
+def _kept_text(default: tuple[Any, Any, Any, Any]) -> str:
+    try:
+        return _cached_text(*default)
+    except TypeError:  # what cannot be hashed is no number, which is then said
+        return _text(*default)
 
 
 def match(
@@ -100,7 +110,7 @@ def match(
     if is_traced():
         raise RuntimeError("match cannot be traced; compile or export it, or call it outside of what is traced")
     if matcher is None:
-        text = _text(*constants(default)) if is_compiled() else _default_text(default)
+        text = _text(*constants(default)) if is_compiled() else _kept_text(default)
     elif not isinstance(matcher, Rule):
         raise TypeError(f"matcher is {show(matcher)}; expected None or one of anchor_ext.matchers")
     elif default != DEFAULT:
@@ -120,15 +130,3 @@ def match(
         matched = matched[0]
     result = matched if matcher is None else matcher._finish(matched)
     return (result, iou if is_batch else iou[0]) if return_iou else result
-
-
-DEFAULT = (0.5, 0.4, True, False)
-
-
-def _default_text(default: tuple[Any, Any, Any, Any]) -> str:
-    try:
-        return _text(*default)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-    return _text.__wrapped__(*default)  # which says what is wrong

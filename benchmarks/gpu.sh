@@ -42,19 +42,21 @@ wait $cases || { echo "compiling tests/ptx" >>"$work/failed"; tail -n 20 "$OUT/c
 # What is not timed may run at once.
 cd "$work"
 step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
-step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers -p no:cacheprovider -c "$root/pyproject.toml" \
-  --rootdir "$root" -m gpu "$root/tests" &
-for tool in memcheck initcheck; do
+step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers \
+  -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -m gpu "$root/tests" &
+for tool in memcheck initcheck racecheck; do
   step "compute-sanitizer $tool" 150 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
     --report-api-errors no --error-exitcode 1 "$PYTHON" "$root/tests/sanitized.py" &
 done
 wait
 
 step "timings" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
-step "timings of the drop-ins" 60 dialects_cuda.txt "$PYTHON" "$root/benchmarks/dialects.py" --device cuda \
-  --threads 1 --no-compile --json "$OUT/dialects_cuda.json"
+step "timings of matching" 100 matching_cuda.txt "$PYTHON" "$root/benchmarks/matching.py" --device cuda \
+  --json "$OUT/matching_cuda.json"
 step "timings in compiled and exported programs" 120 graphs_cuda.txt "$PYTHON" "$root/benchmarks/graphs.py" \
   --device cuda --json "$OUT/graphs_cuda.json"
+step "timings of the drop-ins" 60 dialects_cuda.txt "$PYTHON" "$root/benchmarks/dialects.py" --device cuda \
+  --threads 1 --no-compile --json "$OUT/dialects_cuda.json"
 
 printf '\n== done (%s s)\n' "$SECONDS"
 if [ ! -e "$work/failed" ]; then echo "gpu: all passed"; else sed 's/^/gpu: FAILED: /' "$work/failed"; exit 1; fi

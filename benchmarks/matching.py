@@ -36,6 +36,8 @@ HIGH, LOW = 0.5, 0.4
 
 def coco_boxes(count: int, shape: tuple[int, int], seed: int = 0) -> Tensor:
     """As the head of this file says; `(count, 4)` float32."""
+    if count == 0:
+        return torch.zeros(0, 4)
     random = torch.Generator().manual_seed(seed)
     low, high = torch.tensor([4.0, 32.0, 96.0]).log(), torch.tensor([32.0, 96.0, 500.0]).log()
     band = torch.multinomial(torch.tensor([0.41, 0.34, 0.25]), count, replacement=True, generator=random)

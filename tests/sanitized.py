@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 import anchor_ext
+from anchor_ext import matchers
 
 CONFIGURATIONS = [
     {},
@@ -33,6 +34,7 @@ def main() -> None:
         large = anchors.generate((2160, 3840), dtype=dtype, device="cuda")  # groups of rows
         assert torch.equal(large.cpu(), anchors.generate((2160, 3840), dtype=dtype, device="cpu")), dtype
     general()
+    match()
     print("sanitized: all equal")
 
 
@@ -58,6 +60,21 @@ def general() -> None:
             assert torch.equal(flags.cpu(), grid.inside(shapes, (64, 900), device="cpu"))
         valid = grid.valid_flags(shapes, (60, 99), image_shape=(64, 900), device="cuda")
         assert torch.equal(valid.cpu(), grid.valid_flags(shapes, (60, 99), image_shape=(64, 900), device="cpu"))
+
+
+def match() -> None:
+    """Batches with and without boxes, more boxes than a block has threads, every low-quality rule, both types."""
+    anchors, shape = anchor_ext.Anchors(), (130, 170)
+    random = torch.Generator().manual_seed(0)
+    corners = [torch.rand(count, 4, generator=random) * 150 for count in (3, 0, 300, 1)]
+    batch = [torch.cat([c[:, :2], c[:, :2] + c[:, 2:]], dim=1) for c in corners]
+    rules = (None, matchers.SSDMatcher(), matchers.MaxIoUAssigner(0.5, 0.4), matchers.FocalLossMatcher())
+    for dtype in (torch.float32, torch.float64):
+        boxes = [one.to(dtype) for one in batch]
+        for rule in rules:
+            expected = anchors.match(boxes, shape, matcher=rule, return_iou=True)
+            got = anchors.match([one.cuda() for one in boxes], shape, matcher=rule, return_iou=True)
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(got, expected, strict=True)), (dtype, rule)
 
 
 if __name__ == "__main__":

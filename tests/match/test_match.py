@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+
 import originals
+import peers
 import pytest
 import torch
 from conftest import grid_of, random_configuration, random_grid, random_shape
+from toolchain import ROOT
 
 import anchor_ext
 from anchor_ext import matchers
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import matching
+
 pytestmark = pytest.mark.filterwarnings("ignore::anchor_ext.UnusualAnchorsWarning")
 NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def mmdet():
+    return peers.mmdet()
+
+
+@pytest.fixture(scope="module")
+def effdet():
+    return peers.effdet()
+
 
 RULES = [
     matchers.Matcher(),
@@ -104,3 +122,190 @@ def test_random_cases(rule, kinds, device, rng):
         if not detectron2_takes(rule, boxes):
             continue
         check(lambda b, s=shape, a=anchors, **options: a.match(b, s, **options), rule, boxes, made)
+
+
+@pytest.mark.parametrize("rule", [RULES[0], RULES[5], RULES[10]], ids=str)
+def test_random_grids(rule, device, rng):
+    """Every arithmetic, both layouts of boxes, other strides than powers of two, clipped or not."""
+    done = 0
+    while done < 150:
+        arguments = random_grid(rng, 600)
+        if arguments["layout"] not in ("xyxy", "yxyx"):
+            continue
+        grid, shape = grid_of(arguments), arguments["image_shape"]
+        call = {key: arguments[key] for key in ("image_shape", "clip")}
+        made = grid(arguments["level_shapes"], device=device, **call)
+        made = made[:, [1, 0, 3, 2]] if arguments["layout"] == "yxyx" else made
+        boxes = some_boxes(rng, made, shape, WRONG if done % 3 == 0 else PROPER).float().to(device)
+        check(lambda b, g=grid, a=arguments, c=call, **o: g.match(b, a["level_shapes"], **c, **o), rule, boxes, made)
+        done += 1
+
+
+ANCHORS, SHAPE = anchor_ext.Anchors(), (320, 416)
+
+
+def coco(count, seed=0, shape=SHAPE):
+    return matching.coco_boxes(count, shape, seed)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_many_boxes(rule, device):
+    made, boxes = ANCHORS.generate(SHAPE, device=device)[0], coco(300).to(device)
+    check(lambda b, **options: ANCHORS.match(b, SHAPE, **options), rule, boxes, made)
+    check(lambda b, **options: ANCHORS.match(b, SHAPE, **options), rule, boxes.double(), made)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("needs_overlap", [False, True])
+def test_the_arguments_are_those_of_the_matcher(needs_overlap, device):
+    boxes = torch.cat([coco(20), torch.tensor([[-9e3, -9e3, -8e3, -8e3]])]).to(device)
+    rule = matchers.Matcher(0.6, 0.2, True, needs_overlap)
+    options = dict(high=0.6, low=0.2, low_quality_needs_overlap=needs_overlap)
+    matched, iou = ANCHORS.match(boxes, SHAPE, **options, return_iou=True)
+    wanted, wanted_iou = originals.expected(rule, boxes, ANCHORS.generate(SHAPE, device=device)[0])
+    assert torch.equal(matched, wanted) and torch.equal(iou, wanted_iou)
+    assert torch.equal(matched, ANCHORS.match(boxes, SHAPE, **options))
+    assert bool((matched >= 0).all()) != needs_overlap  # one box outside makes positives of all
+    low = ANCHORS.match(boxes, SHAPE, high=0.6, low=0.2, allow_low_quality=False)
+    assert torch.equal(low, originals.torchvision(originals.box_iou(boxes, made_on(device)), matchers.Matcher(0.6, 0.2, False)))
+
+
+def made_on(device):
+    return ANCHORS.generate(SHAPE, device=device)[0]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("rule", [None, *RULES[5:13:3]], ids=str)
+def test_a_batch_is_its_images(rule, device):
+    batch = [coco(count, seed).to(device) for seed, count in enumerate((7, 0, 300, 1, 0))]
+    batch[3][0] = torch.tensor([9.0, 9, 5, 5])  # inside out
+    together = ANCHORS.match(batch, SHAPE, matcher=rule)
+    alone = [ANCHORS.match(boxes, SHAPE, matcher=rule) for boxes in batch]
+    if isinstance(together, tuple):
+        together, alone = torch.stack(together), torch.stack([torch.stack(one) for one in alone], dim=1)
+    assert torch.equal(together, alone if isinstance(alone, torch.Tensor) else torch.stack(alone))
+    matched, iou = ANCHORS.match(batch, SHAPE, matcher=rule, return_iou=True)
+    assert iou.shape == (5, ANCHORS.num_anchors(SHAPE)) and not iou[1].any()
+
+
+@pytest.mark.quick
+def test_no_boxes(device):
+    none = torch.zeros(0, 4, device=device)
+    n = ANCHORS.num_anchors(SHAPE)
+    assert torch.equal(ANCHORS.match(none, SHAPE), torch.full((n,), -1, device=device))
+    matched, iou = ANCHORS.match([none, none], SHAPE, return_iou=True)
+    assert torch.equal(matched, torch.full((2, n), -1, device=device)) and torch.equal(iou, torch.zeros(2, n, device=device))
+    assert not ANCHORS.match(none, SHAPE, matcher=matchers.MaxIoUAssigner(0.5, 0.4)).any()
+    matches, labels = ANCHORS.match(none, SHAPE, matcher=matchers.Detectron2Matcher((0.3, 0.7), (0, -1, 1)))
+    assert not matches.any() and not labels.any() and labels.dtype == torch.int8
+    grid = anchor_ext.AnchorGrid([[(-4, -4, 4, 4)]], [8])
+    assert grid.match(coco(3).to(device), [(0, 5)]).shape == (0,)
+
+
+def test_threads_change_nothing():
+    batch = [coco(50, seed) for seed in range(9)]
+    batch[4][0, 0] = NAN
+    before, expected = torch.get_num_threads(), ANCHORS.match(batch, SHAPE, return_iou=True)
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            got = ANCHORS.match(batch, SHAPE, return_iou=True)
+            assert torch.equal(got[0], expected[0]) and torch.equal(got[1].nan_to_num(-1), expected[1].nan_to_num(-1))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.quick
+def test_shuffled_boxes_give_the_same_matches(rng):
+    boxes = coco(60)
+    order = torch.randperm(60)
+    matched, shuffled = ANCHORS.match(boxes, SHAPE), ANCHORS.match(boxes[order], SHAPE)
+    positive = matched >= 0
+    iou = originals.box_iou(boxes, made_on("cpu"))
+    tied = (iou == iou.max(dim=0)[0]).sum(dim=0) > 1
+    assert torch.equal(order[shuffled[positive & ~tied]], matched[positive & ~tied])
+    assert torch.equal(shuffled[~positive], matched[~positive])
+
+
+@pytest.mark.quick
+def test_a_far_box_changes_nothing(device):
+    boxes = coco(60).to(device)
+    more = torch.cat([boxes, boxes.new_tensor([[1e6, 1e6, 1e6 + 50, 1e6 + 50]])])
+    call = dict(low_quality_needs_overlap=True, return_iou=True)
+    for a, b in zip(ANCHORS.match(boxes, SHAPE, **call), ANCHORS.match(more, SHAPE, **call), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_boxes_of_16_bits_are_float32(dtype, device):
+    boxes = coco(30).to(device, dtype)
+    matched, iou = ANCHORS.match(boxes, SHAPE, return_iou=True)
+    wanted = ANCHORS.match(boxes.float(), SHAPE, return_iou=True)
+    assert torch.equal(matched, wanted[0]) and torch.equal(iou, wanted[1]) and iou.dtype == torch.float32
+
+
+@pytest.mark.quick
+def test_boxes_that_are_views_or_need_gradients(device):
+    boxes = coco(30).to(device)
+    expected = ANCHORS.match(boxes, SHAPE)
+    for same in (boxes.t().contiguous().t(), torch.stack([boxes, boxes], dim=1)[:, 1], boxes.clone().requires_grad_()):
+        matched, iou = ANCHORS.match(same, SHAPE, return_iou=True)
+        assert torch.equal(matched, expected) and not iou.requires_grad
+
+
+@pytest.mark.peers
+@pytest.mark.quick
+def test_torchvision_itself(rng):
+    pytest.importorskip("torchvision.ops", exc_type=(ImportError, OSError, RuntimeError))
+    from torchvision.models.detection._utils import Matcher, SSDMatcher
+    from torchvision.ops import box_iou
+
+    for case in range(300):
+        configuration = random_configuration(rng)
+        shape = random_shape(rng, configuration, most=400)
+        anchors = anchor_ext.Anchors(configuration["levels"], *(configuration[k] for k in list(configuration)[1:]))
+        made = anchors.generate(shape, device="cpu")[0]
+        boxes = some_boxes(rng, made, shape, (PROPER, ODD, WRONG)[case % 3])
+        boxes = boxes if case % 2 else boxes.float()
+        iou = box_iou(boxes, made)
+        matched, best = anchors.match(boxes, shape, return_iou=True)
+        assert torch.equal(matched, Matcher(0.5, 0.4, True)(iou)) and torch.equal(matched, anchors.match(boxes, shape))
+        assert torch.equal(best.nan_to_num(-1), iou.max(dim=0)[0].nan_to_num(-1))
+        assert torch.equal(anchors.match(boxes, shape, matcher=matchers.SSDMatcher(0.4)), SSDMatcher(0.4)(iou))
+
+
+@pytest.mark.quick
+def test_mmdet_itself(mmdet, rng):
+    from mmdet.models.task_modules.assigners import MaxIoUAssigner
+    from mmengine.structures import InstanceData
+
+    for case in range(150):
+        made = made_on("cpu")
+        boxes = some_boxes(rng, made, SHAPE, (PROPER, ODD, WRONG)[case % 3]).float()
+        options = dict(
+            pos_iou_thr=rng.choice([0.5, 0.7]), neg_iou_thr=rng.choice([0.3, 0.4, (0.1, 0.4)]),
+            min_pos_iou=rng.choice([0.0, 0.3]), gt_max_assign_all=rng.random() < 0.5, match_low_quality=rng.random() < 0.8,
+        )  # fmt: skip
+        original = MaxIoUAssigner(**options).assign(
+            InstanceData(priors=made), InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.long))
+        )
+        assert torch.equal(ANCHORS.match(boxes, SHAPE, matcher=matchers.MaxIoUAssigner(**options)), original.gt_inds)
+
+
+@pytest.mark.quick
+def test_effdet_itself(effdet, rng):
+    from effdet.object_detection import ArgMaxMatcher, BoxList, IouSimilarity
+
+    for case in range(150):
+        made = made_on("cpu")
+        boxes = some_boxes(rng, made, SHAPE, (PROPER, ODD, WRONG)[case % 3]).float()
+        options = dict(
+            matched_threshold=0.5, unmatched_threshold=rng.choice([0.5, 0.4]),
+            negatives_lower_than_unmatched=True, force_match_for_each_row=rng.random() < 0.5,
+        )  # fmt: skip
+        yxyx = [1, 0, 3, 2]
+        similarity = IouSimilarity().compare(BoxList(boxes[:, yxyx]), BoxList(made[:, yxyx]))
+        original = ArgMaxMatcher(**options).match(similarity).match_results
+        assert torch.equal(ANCHORS.match(boxes, SHAPE, matcher=matchers.ArgMaxMatcher(**options)), original)

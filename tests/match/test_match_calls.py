@@ -1,0 +1,277 @@
+"""Matching in compiled and exported programs, in a graph of CUDA's, in its memory; and arguments that are wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import originals
+import pytest
+import torch
+from test_match import ANCHORS, SHAPE, coco
+from toolchain import ROOT
+
+import anchor_ext
+from anchor_ext import matchers
+
+TEXT = matchers.Matcher()._text
+
+
+def operands(device, *counts):
+    boxes = torch.cat([coco(count, seed).to(device) for seed, count in enumerate(counts)])
+    return (boxes, list(counts), None, ANCHORS.spec, TEXT), {"image_shape": list(SHAPE)}
+
+
+@pytest.mark.quick
+def test_opcheck(device):
+    arguments, keywords = operands(device, 5, 0, 3)
+    torch.library.opcheck(torch.ops.anchor_ext.match.default, arguments, keywords)
+    torch.library.opcheck(torch.ops.anchor_ext.match.default, arguments, {**keywords, "with_iou": True})
+
+
+@pytest.mark.quick
+def test_schema_is_the_documented_one():
+    schema = str(torch.ops.anchor_ext.match.default._schema)
+    assert schema in (ROOT / "docs/operators.md").read_text().splitlines(), schema
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_one_graph_for_any_number_of_boxes(backend, device):
+    if backend == "inductor":
+        pytest.importorskip("torch._inductor")
+    torch.compiler.reset()
+    graphs = 0
+
+    def counting(graph, inputs):
+        nonlocal graphs
+        graphs += 1
+        if backend == "eager":
+            return graph.forward
+        from torch._inductor.compile_fx import compile_fx
+
+        return compile_fx(graph, inputs)
+
+    def loss(boxes, image):
+        matched, iou = ANCHORS.match(boxes, image.shape[-2:], return_iou=True)
+        return torch.where(matched >= 0, iou, 0), matched
+
+    compiled = torch.compile(loss, backend=counting, fullgraph=True, dynamic=True)
+    for count, shape in [(7, (320, 416)), (2, (256, 96)), (40, (333, 500)), (9, (64, 64))]:
+        image, boxes = torch.zeros(1, 3, *shape, device=device), coco(count, 1, shape).to(device)
+        assert torch.equal(compiled(boxes, image)[1], loss(boxes, image)[1])
+    assert graphs == 1
+
+
+@pytest.mark.parametrize("matcher", [None, matchers.Detectron2Matcher(), matchers.MaxIoUAssigner(0.5, 0.4)], ids=str)
+def test_a_batch_in_one_graph(matcher, device):
+    torch.compiler.reset()
+
+    def call(a, b):
+        return ANCHORS.match([a, b], SHAPE, matcher=matcher)
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=True)
+    for counts in [(3, 5), (8, 2), (11, 7)]:
+        boxes = [coco(count, count).to(device) for count in counts]
+        wanted, got = call(*boxes), compiled(*boxes)
+        wanted, got = (x if isinstance(x, tuple) else (x,) for x in (wanted, got))
+        assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+class Model(torch.nn.Module):
+    def forward(self, boxes, image):
+        return ANCHORS.match(boxes, image.shape[-2:], low_quality_needs_overlap=True, return_iou=True)
+
+
+@pytest.mark.slow
+@pytest.mark.tools("c++")
+@pytest.mark.parametrize("ahead", [False, True])
+def test_exported(ahead, tmp_path):
+    dynamic = {"boxes": {0: torch.export.Dim("boxes", min=2, max=2000)}, "image": {2: torch.export.Dim("h", min=32, max=2048)}}
+    inputs = (coco(5), torch.zeros(1, 3, *SHAPE))
+    program = torch.export.export(Model(), inputs, dynamic_shapes=dynamic)
+    torch.export.save(program, tmp_path / "match.pt2")
+    run = torch.export.load(tmp_path / "match.pt2").module()
+    if ahead:
+        path = str(tmp_path / "ahead.pt2")
+        run = torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(program, package_path=path))
+    for count, height in [(5, 320), (300, 200), (2, 777)]:
+        boxes, image = coco(count, 3, (height, SHAPE[1])), torch.zeros(1, 3, height, SHAPE[1])
+        for got, wanted in zip(run(boxes, image), Model()(boxes, image), strict=True):
+            assert torch.equal(got, wanted)
+
+
+@pytest.mark.quick
+def test_exports_and_traces_that_cannot_be():
+    with pytest.raises(RuntimeError, match="match cannot be traced"):
+        torch.jit.trace(Model(), (coco(5), torch.zeros(1, 3, *SHAPE)))
+
+
+@pytest.mark.tools("onnx", "onnxscript")
+def test_onnx_says_why_not(tmp_path):
+    with pytest.raises(Exception) as raised:
+        torch.onnx.export(Model(), (coco(5), torch.zeros(1, 3, *SHAPE)), tmp_path / "match.onnx", dynamo=True)
+    messages, error = [], raised.value
+    while error is not None:
+        messages.append(str(error))
+        error = error.__cause__ or error.__context__
+    assert any("match cannot be exported to ONNX" in message for message in messages)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", [None, matchers.SSDMatcher(), matchers.FocalLossMatcher(), matchers.Detectron2Matcher()], ids=str)
+def test_captured_and_never_waits(rule):
+    batch = [coco(count, count).cuda() for count in (5, 0, 300)]
+    other = [coco(count, 7 + count).cuda() for count in (5, 0, 300)]
+    wanted = ANCHORS.match([boxes.cpu() for boxes in other], SHAPE, matcher=rule)
+    ANCHORS.match(batch, SHAPE, matcher=rule)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = ANCHORS.match(other, SHAPE, matcher=rule)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ANCHORS.match(batch, SHAPE, matcher=rule)
+    for boxes, new in zip(batch, other, strict=True):
+        boxes.copy_(new)
+    graph.replay()
+    for result in (got, captured):
+        pairs = zip(*[x if isinstance(x, tuple) else (x,) for x in (result, wanted)], strict=True)
+        assert all(torch.equal(a.cpu(), b) for a, b in pairs)
+
+
+@pytest.mark.gpu
+def test_launches():
+    for matcher, most in [(None, 2), (matchers.SSDMatcher(), 3), (matchers.FocalLossMatcher(), 1)]:
+        boxes = coco(20).cuda()
+        ANCHORS.match(boxes, SHAPE, matcher=matcher)
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            ANCHORS.match(boxes, SHAPE, matcher=matcher)
+            torch.cuda.synchronize()
+        kernels = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA and "emset" not in e.name]
+        assert len(kernels) == most and all("anchor_ext" in name for name in kernels), kernels
+
+
+def test_memory():
+    """At most 12 bytes per anchor beside the result: no matrix, and no anchors."""
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+        import matching
+        matching.one_peak("anchor_ext", (2160, 3840), "cpu")
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if "clear_refs" in run.stderr:
+        pytest.skip("the system does not let a process's peak begin anew")
+    import json
+
+    assert 0 < json.loads(run.stdout.splitlines()[-1])["bytes_per_anchor"] <= 12.5, run.stderr
+
+
+BOXES = torch.zeros(3, 4)
+NESTED = torch.nested.nested_tensor([torch.zeros(3, 4)])
+WRONG_CALLS = [
+    (dict(boxes=None), TypeError, r"boxes is None; expected a tensor \(G, 4\)"),
+    (dict(boxes=[]), ValueError, r"boxes is empty; expected a tensor \(G, 4\), or a list"),
+    (dict(boxes=[[1.0, 2, 3, 4]]), TypeError, r"boxes\[0\] is \[1.0, 2, 3, 4\]; expected"),
+    (dict(boxes=torch.zeros(4)), ValueError, r"boxes has .*shape \(4,\); expected a tensor \(G, 4\)"),
+    (dict(boxes=torch.zeros(2, 3, 4)), ValueError, r"boxes has .*shape \(2, 3, 4\)"),
+    (dict(boxes=torch.zeros(2, 5)), ValueError, r"boxes has .*shape \(2, 5\)"),
+    (dict(boxes=[BOXES, torch.zeros(0)]), ValueError, r"boxes\[1\] has .*shape \(0,\)"),
+    (dict(boxes=NESTED), ValueError, "boxes has .*nested"),
+    (dict(boxes=BOXES.to_sparse()), ValueError, "boxes has layout torch.sparse_coo"),
+    (dict(boxes=BOXES.long()), TypeError, "boxes has dtype torch.int64; expected float32, float64, float16 or bfloat16"),
+    (dict(boxes=BOXES.cfloat()), TypeError, "boxes has dtype torch.complex64"),
+    (dict(boxes=BOXES.bool()), TypeError, "boxes has dtype torch.bool"),
+    (dict(boxes=[BOXES, BOXES.double()]), ValueError, r"boxes\[1\] has dtype torch.float64; expected torch.float32, as"),
+    (dict(boxes=[BOXES, BOXES.to("meta")]), ValueError, r"boxes\[1\] has device meta; expected cpu, as boxes\[0\]"),
+    (dict(high="0.5"), TypeError, "high is '0.5'; expected numbers with 0 <= low <= high"),
+    (dict(high=None), TypeError, "high is None"),
+    (dict(high=float("nan")), ValueError, "high is nan"),
+    (dict(high=[0.5]), TypeError, r"high is \[0.5\]"),
+    (dict(low=-0.1), ValueError, "low is -0.1; expected numbers with 0 <= low <= high"),
+    (dict(high=0.3), ValueError, "high is 0.3; expected numbers with 0 <= low <= high"),
+    (dict(allow_low_quality=1), TypeError, "allow_low_quality is 1; expected True or False"),
+    (dict(low_quality_needs_overlap="no"), TypeError, "low_quality_needs_overlap is 'no'"),
+    (dict(return_iou=None), TypeError, "return_iou is None; expected True or False"),
+    (dict(matcher="torchvision"), TypeError, "matcher is 'torchvision'; expected None or one of anchor_ext.matchers"),
+    (dict(matcher=matchers.Matcher(), high=0.7), ValueError, "matcher is given, and so are thresholds or options"),
+    (dict(image_shape=(0, 5)), ValueError, r"image_shape is \(0, 5\)"),
+    (dict(image_shape=None), TypeError, "image_shape is None"),
+    (dict(clip=(0, 5)), ValueError, r"clip is \(0, 5\)"),
+]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG_CALLS, ids=lambda value: str(value)[:60])
+def test_wrong_calls(wrong, error, message):
+    with pytest.raises(error, match=message):
+        ANCHORS.match(**{"boxes": BOXES, "image_shape": SHAPE, **wrong})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        (lambda: matchers.Matcher(0.4, 0.5), ValueError, "high_threshold is 0.4; expected numbers with 0 <= low_thr"),
+        (lambda: matchers.Matcher("a"), TypeError, "high_threshold is 'a'"),
+        (lambda: matchers.Matcher(0.5, 0.4, 1), TypeError, "allow_low_quality_matches is 1; expected True or False"),
+        (lambda: matchers.SSDMatcher(-1), ValueError, "threshold is -1; expected a number >= 0"),
+        (lambda: matchers.Detectron2Matcher(0.5), TypeError, "thresholds is 0.5; expected a list"),
+        (lambda: matchers.Detectron2Matcher([], [1]), ValueError, r"thresholds is \(\); expected 1 to 8 ascending"),
+        (lambda: matchers.Detectron2Matcher([0.5, 0.4], [0, 0, 1]), ValueError, r"thresholds\[1\] is 0.4; expected 1 to 8"),
+        (lambda: matchers.Detectron2Matcher([0.5], [0, 2]), ValueError, r"labels is \(0, 2\); expected 2 of -1, 0 and 1"),
+        (lambda: matchers.Detectron2Matcher([0.5], [0, 0, 1]), ValueError, "labels is .*one more than thresholds"),
+        (lambda: matchers.MaxIoUAssigner(0.3, 0.4), ValueError, "pos_iou_thr is 0.3; expected numbers with 0 <= neg"),
+        (lambda: matchers.MaxIoUAssigner(0.5, (0.1, 0.2, 0.3)), ValueError, "neg_iou_thr is .*expected a number or a pair"),
+        (lambda: matchers.MaxIoUAssigner(0.5, 0.4, "no"), TypeError, "min_pos_iou is 'no'"),
+        (lambda: matchers.ArgMaxMatcher(0.5, 0.6), ValueError, "matched_threshold is 0.5; expected numbers with 0 <="),
+        (lambda: matchers.ArgMaxMatcher(0.5, None, False), ValueError, "unmatched_threshold is 0.5; expected less than"),
+        (lambda: matchers.FocalLossMatcher(0.3), ValueError, "high is 0.3"),
+    ],
+)
+def test_wrong_rules(rule, error, message):
+    with pytest.raises(error, match=message):
+        rule()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("layout", ["cxcywha", "point", "point_stride"])
+def test_what_is_no_box_cannot_be_matched(layout):
+    components = {"cxcywha": 5, "point": 2, "point_stride": 4}[layout]
+    grid = anchor_ext.AnchorGrid([[[1.0] * components]], [8], layout=layout)
+    with pytest.raises((ValueError, RuntimeError), match=f"layout is '{layout}'; expected xyxy or yxyx"):
+        grid.match(BOXES, [(2, 3)])
+
+
+@pytest.mark.quick
+def test_wrong_operands():
+    (boxes, counts, *rest), keywords = operands("cpu", 4)
+    for wrong, message in [
+        ((boxes, [3], *rest), "counts are 3 in all; expected 4"),
+        ((boxes, [5, -1], *rest), r"counts\[1\] is -1"),
+        ((boxes.half(), counts, *rest), "boxes: expected a tensor of float32 or float64"),
+        ((boxes[:, :3], counts, *rest), r"expected a tensor of shape \(n, 4\)"),
+        ((boxes, counts, None, ANCHORS.spec, "match/2"), "matcher begins with 'match/2'; expected match/1"),
+        ((boxes, counts, None, ANCHORS.spec, "match/1;colour=red"), "matcher has the key 'colour'; expected one of"),
+        ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5"), "matcher has 1 codes; expected 2"),
+        ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5,0.4;codes=-1,-2,matched"), "ascending"),
+        ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=x;codes=-1,-2"), "thresholds is 'x'; expected numbers"),
+        ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5;codes=-1,7"), "codes is '7'; expected negative"),
+        ((boxes, counts, None, ANCHORS.spec, "match/1;low_quality=some"), "low_quality is 'some'; expected one of nothing"),
+    ]:
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            torch.ops.anchor_ext.match(*wrong, **keywords)
+
+
+@pytest.mark.quick
+def test_rules_are_values():
+    import copy
+    import pickle
+
+    for rule in (matchers.Matcher(), matchers.Detectron2Matcher([0.4, 0.5], [0, -1, 1])):
+        assert pickle.loads(pickle.dumps(rule)) == copy.deepcopy(rule) == rule and hash(rule) == hash(copy.copy(rule))
+        with pytest.raises(AttributeError):
+            rule.low_threshold = 0.1
+    assert originals.expected(matchers.Matcher(), coco(3), ANCHORS.generate((64, 64), device="cpu")[0])
