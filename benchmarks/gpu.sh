@@ -22,8 +22,9 @@ step() { # name, seconds at most, log, command...
 # The program of tests/ptx, for a device in place of the CPU's machine.
 compile_cases() {
   mkdir "$work/cases"
-  printf '%s\0' tests/ptx/main.cpp tests/ptx/*_cases.cpp csrc/core/*.cpp csrc/*/*_cpu.cpp csrc/anchors/predicate.cpp \
-    csrc/*/*_cuda.cu | xargs -0 -P 8 -I {} sh -c 'nvcc -std=c++17 -O2 -fmad=false -arch=native \
+  local native
+  native=$(ls csrc/*/*.cpp csrc/*/*.cu | grep -v -e /op.cpp -e ^csrc/torch/ -e ^csrc/python/)
+  printf '%s\0' tests/ptx/main.cpp tests/ptx/*_cases.cpp $native | xargs -0 -P 8 -I {} sh -c 'nvcc -std=c++17 -O2 -fmad=false -arch=native \
       -Xcompiler=-ffp-contract=off,-fopenmp -DANCHOR_EXT_DEVICE -Icsrc -Itests/ptx -c {} -o $0/$(basename {}).o' \
     "$work/cases"
   nvcc -arch=native -Xcompiler=-fopenmp -o "$work/run_cases" "$work"/cases/*.o
