@@ -169,10 +169,12 @@ class Detectron2Matcher(Rule):
         )
 
     def _finish(self, matched: Tensor) -> tuple[Tensor, Tensor]:
-        table = torch.tensor([*self.labels, self.labels[0], 1], dtype=torch.int8, device="cpu")
-        if matched.device.type != "cpu":
-            table = table.to(matched.device, non_blocking=True)
-        return matched & 0xFFFFFFFF, table[matched >> 32]
+        bins = matched >> 32  # by comparisons: a table would have to be copied to the device
+        labels = torch.full_like(bins, self.labels[0], dtype=torch.int8)
+        for i, label in enumerate((*self.labels[1:], self.labels[0], 1), start=1):
+            if label != self.labels[0]:
+                labels.masked_fill_(bins == i, label)
+        return matched & 0xFFFFFFFF, labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,8 +110,13 @@ class Anchors(nn.Module):
             ]
         return configs
 
-    def _generate_boxes(self) -> Tensor:
-        """The boxes of `config` over `image_size`, `(N, 4)` float32 on the CPU."""
+    def as_grid(self) -> tuple[AnchorGrid, list[tuple[int, int]]]:
+        """The anchors of `config` as a grid with the layout yxyx, and the `(rows, columns)` of its levels over
+        `image_size`: for `AnchorGrid.match`, `at` and the like.
+
+        Raises:
+            ValueError: `config` or `image_size` make none.
+        """
         # effdet's centres are numpy.arange's: from half a stride on, in steps of what is left of a stride when the
         # first centre is subtracted from the second one.
         cell_anchors, steps, halves, shapes = [], [], [], []
@@ -124,19 +129,19 @@ class Anchors(nn.Module):
             half = stride[0] / 2, stride[1] / 2
             halves.append(half)
             steps.append(((half[0] + stride[0]) - half[0], (half[1] + stride[1]) - half[1]))
-            shapes.append(
-                tuple(
-                    max(0, math.ceil((side - first) / step))
-                    for side, first, step in zip(self.image_size, half, stride, strict=True)
-                )
+            rows, columns = (
+                max(0, math.ceil((side - first) / step))
+                for side, first, step in zip(self.image_size, half, stride, strict=True)
             )
-        names = {"cell_anchors": "config", "level_shapes": "image_size and config"}
+            shapes.append((rows, columns))
+        make: Any = AnchorGrid
+        grid = renaming({"cell_anchors": "config"}, make, cell_anchors, steps, offset=0.0, start=halves, layout="yxyx")
+        return grid, shapes
 
-        def boxes() -> Tensor:
-            grid = AnchorGrid(cell_anchors, steps, offset=0.0, start=halves, layout="yxyx")
-            return grid(shapes, device="cpu")
-
-        return renaming(names, boxes)
+    def _generate_boxes(self) -> Tensor:
+        """The boxes of `config` over `image_size`, `(N, 4)` float32 on the CPU."""
+        grid, shapes = self.as_grid()
+        return renaming({"level_shapes": "image_size and config"}, lambda: grid(shapes, device="cpu"))
 
     def extra_repr(self) -> str:
         return (

@@ -128,6 +128,12 @@ class AnchorGenerator(_StandIn):
             cells = [_cell_anchors(f"cell_anchors[{i}]", value) for i, value in enumerate(self.cell_anchors)]
             self._grid = AnchorGrid(cells, None, offset=0.0)
 
+    @property
+    def grid(self) -> AnchorGrid:
+        """The float32 anchors of all levels, of the attributes as they are now: for `match`, `at` and the like."""
+        self._follow()
+        return self._grid._with(arithmetic=_arithmetic("float32"))
+
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}, from anchor_ext"
 
@@ -295,6 +301,12 @@ class DefaultBoxGenerator(_StandIn):
             halves = [0.5 * self._sizes(level) for level in range(len(self._wh_pairs))]
             boxes = [torch.cat([-half, half], dim=1).tolist() for half in halves]
         self._grid = AnchorGrid(boxes, steps, arithmetic="quotient")
+
+    @property
+    def grid(self) -> AnchorGrid:
+        """As `AnchorGenerator.grid`, of all levels."""
+        self._follow()
+        return self._grid._with(arithmetic=_quotient("float32"))
 
     def _sizes(self, level: int) -> Tensor:
         """Widths and heights, (boxes, 2) float32, fractions of the image."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_match import ANCHORS, SHAPE, coco
 from toolchain import ROOT
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import anchor_ext
 from anchor_ext import matchers
@@ -37,29 +38,18 @@ def test_schema_is_the_documented_one():
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_one_graph_for_any_number_of_boxes(backend, device):
-    if backend == "inductor":
-        pytest.importorskip("torch._inductor")
     torch.compiler.reset()
-    graphs = 0
-
-    def counting(graph, inputs):
-        nonlocal graphs
-        graphs += 1
-        if backend == "eager":
-            return graph.forward
-        from torch._inductor.compile_fx import compile_fx
-
-        return compile_fx(graph, inputs)
+    counter = CompileCounterWithBackend(backend)
 
     def loss(boxes, image):
         matched, iou = ANCHORS.match(boxes, image.shape[-2:], return_iou=True)
         return torch.where(matched >= 0, iou, 0), matched
 
-    compiled = torch.compile(loss, backend=counting, fullgraph=True, dynamic=True)
+    compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
     for count, shape in [(7, (320, 416)), (2, (256, 96)), (40, (333, 500)), (9, (64, 64))]:
         image, boxes = torch.zeros(1, 3, *shape, device=device), coco(count, 1, shape).to(device)
         assert torch.equal(compiled(boxes, image)[1], loss(boxes, image)[1])
-    assert graphs == 1
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("matcher", [None, matchers.Detectron2Matcher(), matchers.MaxIoUAssigner(0.5, 0.4)], ids=str)
