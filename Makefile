@@ -54,6 +54,7 @@ bench: install
 	@$(BIN)/python benchmarks/bench.py
 	@$(BIN)/python benchmarks/dialects.py
 	@$(BIN)/python benchmarks/graphs.py
+	@$(BIN)/python benchmarks/matching.py
 
 # The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there. With a folder
 # SUITES of their sources, as they clone, their own suites run as well, with the drop-ins and without.

@@ -14,14 +14,14 @@ from ._arguments import shape_of, show
 from ._operators import Operator, call, register
 from ._recording import constant_to_the_compiler, constants, is_compiled, is_traced
 from ._spec import Configuration
-from .matchers import Rule, thresholds_of, torchvision_entries
+from .matchers import MaxIoUAssigner, Rule, thresholds_of, torchvision_entries
 
 __all__ = ["match"]
 
 Sides = Sequence[int]
 
 DEFAULT = (0.5, 0.4, True, False)
-_EXPECTED = "expected a tensor (G, 4), or a list of them, one per image"
+_EXPECTED = "expected a tensor (n, 4), or a list of them, one per image"
 
 
 def _match(
@@ -34,6 +34,8 @@ def _match(
     with_iou: bool = False,
     image_shape: Sides | None = None,
     clip: Sides | None = None,
+    ignored: Tensor | None = None,
+    ignored_counts: Sides | None = None,
 ) -> tuple[Tensor, Tensor]:
     if boxes.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"boxes has dtype {boxes.dtype}; expected float32 or float64")
@@ -61,20 +63,27 @@ def _one_image(name: str, boxes: Any) -> Tensor:
     return boxes.detach()
 
 
-def _read(boxes: Any) -> tuple[Tensor, list[int], bool]:
+def _read(name: str, boxes: Any) -> tuple[Tensor, list[int], bool]:
     """All boxes in one tensor, how many each image has, and whether there are several images."""
-    if not isinstance(boxes, (list, tuple)):
-        of_image = _one_image("boxes", boxes)
-        return of_image, [of_image.shape[0]], False
-    if not boxes:
-        raise ValueError(f"boxes is empty; {_EXPECTED}")
-    images = [_one_image(f"boxes[{i}]", one) for i, one in enumerate(boxes)]
+    is_batch = isinstance(boxes, (list, tuple))
+    if is_batch and not boxes:
+        raise ValueError(f"{name} is empty; {_EXPECTED}")
+    images = [
+        _one_image(f"{name}[{i}]" if is_batch else name, one) for i, one in enumerate(boxes if is_batch else [boxes])
+    ]
     for i, one in enumerate(images):
-        for what in ("device", "dtype"):
-            value, first = getattr(one, what), getattr(images[0], what)
-            if value != first:
-                raise ValueError(f"boxes[{i}] has {what} {value}; expected {first}, as boxes[0] has")
-    return torch.cat(images), [one.shape[0] for one in images], True
+        _must_be_alike(f"{name}[{i}]", one, images[0], f"{name}[0]")
+    together = torch.cat(images) if is_batch else images[0]
+    if together.dtype not in (torch.float32, torch.float64):
+        together = together.float()
+    return together, [one.shape[0] for one in images], is_batch
+
+
+def _must_be_alike(name: str, tensor: Tensor, first: Tensor, name_of_first: str) -> None:
+    for what in ("device", "dtype"):
+        value, expected = getattr(tensor, what), getattr(first, what)
+        if value != expected:
+            raise ValueError(f"{name} has {what} {value}; expected {expected}, as {name_of_first} has")
 
 
 @constant_to_the_compiler
@@ -105,6 +114,7 @@ def match(
     default: tuple[Any, Any, Any, Any],
     matcher: Rule | None,
     return_iou: bool,
+    ignored: Any,
 ) -> Any:
     """Of (high, low, allow_low_quality, low_quality_needs_overlap), or of another framework's rule."""
     if is_traced():
@@ -119,13 +129,27 @@ def match(
         text = matcher._text  # type: ignore[attr-defined]
     if not isinstance(return_iou, bool):
         raise TypeError(f"return_iou is {show(return_iou)}; expected True or False")
-    together, counts, is_batch = _read(boxes)
-    if together.dtype not in (torch.float32, torch.float64):
-        together = together.float()
+    together, counts, is_batch = _read("boxes", boxes)
+    keywords: dict[str, Any] = {"with_iou": return_iou, "image_shape": image_shape, "clip": clip}
+    if ignored is not None:
+        if not isinstance(matcher, MaxIoUAssigner):
+            raise ValueError("ignored is given; expected None, but with matcher=MaxIoUAssigner(ignore_iof_thr=...)")
+        regions, region_counts, is_batch_too = _read("ignored", ignored)
+        if is_batch != is_batch_too or len(counts) != len(region_counts):
+            raise ValueError(f"ignored is {show(ignored)}; expected as many images as boxes has, {len(counts)}")
+        _must_be_alike("ignored", regions, together, "boxes")
+        keywords |= {"ignored": regions, "ignored_counts": region_counts}
     matched, iou = call(
-        "match", together, counts, level_shapes, config.spec, text, device=together.device, takes_device=False,
-        with_iou=return_iou, image_shape=image_shape, clip=clip,
-    )  # fmt: skip
+        "match",
+        together,
+        counts,
+        level_shapes,
+        config.spec,
+        text,
+        device=together.device,
+        takes_device=False,
+        **keywords,
+    )
     if not is_batch:
         matched = matched[0]
     result = matched if matcher is None else matcher._finish(matched)

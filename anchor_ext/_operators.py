@@ -85,7 +85,8 @@ def call(
     if takes_device:
         keywords["device"] = place
     elif not ours:
-        arguments = (arguments[0].to(place), *arguments[1:])
+        arguments = tuple(_moved(argument, place) for argument in arguments)
+        keywords = {key: _moved(value, place) for key, value in keywords.items()}
     if is_exported_to_onnx():
         result = REGISTERED[name].standard(*arguments, **keywords)  # type: ignore[misc]
     elif is_traced():
@@ -98,6 +99,10 @@ def call(
     if ours:
         return result
     return result.to(device) if isinstance(result, Tensor) else tuple(tensor.to(device) for tensor in result)
+
+
+def _moved(argument: Any, device: torch.device) -> Any:
+    return argument.to(device) if isinstance(argument, Tensor) else argument
 
 
 def _empty(device: torch.device) -> Tensor:

@@ -342,6 +342,7 @@ class Anchors(nn.Module):
         return_iou: bool = False,
         clip: Sequence[int] | None = None,
         matcher: Rule | None = None,
+        ignored: Tensor | Sequence[Tensor] | None = None,
     ) -> Any:
         """To which box each anchor belongs, without the anchors and without a matrix of anchors by boxes.
 
@@ -361,6 +362,7 @@ class Anchors(nn.Module):
             return_iou: whether to return the best IoU of each anchor as well.
             clip: as for `generate`.
             matcher: another framework's rule, one of `anchor_ext.matchers`, in place of the four options before.
+            ignored: as `boxes`, regions whose anchors are ignored, for `MaxIoUAssigner` with an `ignore_iof_thr`.
 
         Returns:
             `(N,)` int64 on the boxes' device, or `(B, N)` for a list; with `return_iou` a pair of it and the IoUs,
@@ -370,7 +372,7 @@ class Anchors(nn.Module):
             TypeError, ValueError: an argument has the wrong type or value.
         """
         options = (high, low, allow_low_quality, low_quality_needs_overlap)
-        return ops.match(self._config, boxes, None, image_shape, clip, options, matcher, return_iou)
+        return ops.match(self._config, boxes, None, image_shape, clip, options, matcher, return_iou, ignored)
 
     def generate_many(
         self,

@@ -189,13 +189,15 @@ class AnchorGrid:
         low_quality_needs_overlap: bool = False,
         return_iou: bool = False,
         matcher: Rule | None = None,
+        ignored: Tensor | Sequence[Tensor] | None = None,
     ) -> Any:
         """To which box each anchor belongs, without the anchors and without a matrix of anchors by boxes.
 
         Args:
             boxes: `(G, 4)` x1, y1, x2, y2 in pixels, whatever the layout, or a list of them, one per image.
             level_shapes, image_shape, clip: as for a call.
-            high, low, allow_low_quality, low_quality_needs_overlap, return_iou, matcher: as for `Anchors.match`.
+            high, low, allow_low_quality, low_quality_needs_overlap, return_iou, matcher, ignored: as for
+                `Anchors.match`.
 
         Returns:
             As `Anchors.match`.
@@ -204,7 +206,7 @@ class AnchorGrid:
             TypeError, ValueError: as for a call and `Anchors.match`; the layout is neither xyxy nor yxyx.
         """
         options = (high, low, allow_low_quality, low_quality_needs_overlap)
-        return ops.match(self._config, boxes, level_shapes, image_shape, clip, options, matcher, return_iou)
+        return ops.match(self._config, boxes, level_shapes, image_shape, clip, options, matcher, return_iou, ignored)
 
     def level_sizes(
         self, level_shapes: Sequence[Sequence[int]], *, image_shape: Sequence[int] | None = None

@@ -159,7 +159,7 @@ class Detectron2Matcher(Rule):
         good = all(type(label) is int and label in (-1, 0, 1) for label in self.labels)
         if not good or len(self.labels) != len(thresholds) + 1:
             raise ValueError(
-                f"labels is {show(self.labels)}; expected {len(thresholds) + 1} of -1, 0 and 1, one more than thresholds"
+                f"labels is {show(self.labels)}; expected {len(thresholds) + 1} of -1, 0, 1, one more than thresholds"
             )
         codes = ",".join(["matched"] * len(self.labels))
         return (
@@ -185,8 +185,9 @@ class MaxIoUAssigner(Rule):
     `gt_max_assign_all`, the first; later boxes overwrite earlier ones, also better ones.
 
     Args:
-        pos_iou_thr, neg_iou_thr, min_pos_iou, gt_max_assign_all, match_low_quality: as mmdet has them; `neg_iou_thr`
-            is a number or a pair `(low, high)`, of which numbers none exceeds `pos_iou_thr`.
+        pos_iou_thr, neg_iou_thr, min_pos_iou, gt_max_assign_all, ignore_iof_thr, ignore_wrt_candidates,
+            match_low_quality: as mmdet has them; `neg_iou_thr` is a number or a pair `(low, high)`, of which numbers
+            none exceeds `pos_iou_thr`. Regions to be ignored are the argument `ignored` of `match`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value.
@@ -196,13 +197,15 @@ class MaxIoUAssigner(Rule):
     neg_iou_thr: float | tuple[float, float]
     min_pos_iou: float = 0.0
     gt_max_assign_all: bool = True
+    ignore_iof_thr: float = -1
+    ignore_wrt_candidates: bool = True
     match_low_quality: bool = True
 
     def _entries(self) -> str:
-        _check_bools(self, "gt_max_assign_all", "match_low_quality")
-        negative = self.neg_iou_thr
+        _check_bools(self, "gt_max_assign_all", "ignore_wrt_candidates", "match_low_quality")
+        negative: Any = self.neg_iou_thr
         if is_sequence(negative):
-            negative = tuple(negative)  # type: ignore[arg-type]
+            negative = tuple(negative)
             object.__setattr__(self, "neg_iou_thr", negative)
             if len(negative) != 2:
                 raise ValueError(f"neg_iou_thr is {show(negative)}; expected a number or a pair (low, high)")
@@ -212,11 +215,12 @@ class MaxIoUAssigner(Rule):
             named, codes = {"neg_iou_thr": negative}, "-1,-2,matched"
         expected = "numbers with 0 <= neg_iou_thr <= pos_iou_thr"
         thresholds = thresholds_of({**named, "pos_iou_thr": self.pos_iou_thr}, expected)
-        least = number("min_pos_iou", self.min_pos_iou)
+        least, ignored = number("min_pos_iou", self.min_pos_iou), number("ignore_iof_thr", self.ignore_iof_thr)
         return (
             f"thresholds={_numbers(thresholds)};codes={codes};nan=-2;union=1e-06;least={least!r};"
             f"low_quality={'last' if self.match_low_quality else 'nothing'};"
-            f"anchors={'all' if self.gt_max_assign_all else 'first'}"
+            f"anchors={'all' if self.gt_max_assign_all else 'first'};"
+            f"ignored={max(ignored, 0.0)!r};ignored_part={'anchor' if self.ignore_wrt_candidates else 'region'}"
         )
 
     def _finish(self, matched: Tensor) -> Tensor:
@@ -227,7 +231,7 @@ class MaxIoUAssigner(Rule):
 class ArgMaxMatcher(Rule):
     """effdet's `ArgMaxMatcher` of `IouSimilarity`: best box from `matched_threshold` on, -1 below
     `unmatched_threshold`, -2 between, or the two exchanged without `negatives_lower_than_unmatched`. With
-    `force_match_for_each_row` each box takes the first anchor of its greatest IoU, the first box where several take one.
+    `force_match_for_each_row` each box takes the first anchor of its greatest IoU; of several boxes the first one.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value.
@@ -270,4 +274,3 @@ class FocalLossMatcher(Rule):
     def _entries(self) -> str:
         thresholds = thresholds_of({"low": self.low, "high": self.high}, "numbers with 0 <= low <= high")
         return f"thresholds={_numbers(thresholds)};codes=-1,-2,matched;nan=-2;union=1e-08;low_quality=nothing"
-

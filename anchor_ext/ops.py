@@ -7,7 +7,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _anchor_operators, _match_operators  # registers them
+from . import (
+    _anchor_operators,  # noqa: F401  # registers them
+    _match_operators,
+)
 from ._arguments import image_shape as _read_image_shape
 from ._arguments import is_sequence, shape_of, show
 from ._arguments import level_shapes as _read_level_shapes
@@ -252,11 +255,12 @@ def match(
     default: tuple[Any, Any, Any, Any],
     matcher: Any,
     return_iou: bool,
+    ignored: Any,
 ) -> Any:
     """The call behind `Anchors.match` and `AnchorGrid.match`."""
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
     limits = _sides_or_none("clip", clip)
-    return _match_operators.match(config, boxes, level_shapes, sides, limits, default, matcher, return_iou)
+    return _match_operators.match(config, boxes, level_shapes, sides, limits, default, matcher, return_iou, ignored)
 
 
 # Writing into a tensor of the caller's.

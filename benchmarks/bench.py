@@ -5,8 +5,9 @@
 On the CPU, and then on CUDA where there is one. `torch.full` allocates and writes a tensor as large as the anchors,
 `fill_` writes one that is there: no generator can be faster than the one, or with `out=` than the other. Every number
 is a median over rounds in which all functions take turns; its spread is the interquartile range as a part of it.
-Nothing is timed whose bits are wrong: a rival is left out, and anchor_ext ends the run (rivals.py). Tables in Markdown, all samples as JSON and a chart go to
-benchmarks/results/<hardware>/, with --quick to out/bench/, as a short run's numbers are not for keeping.
+Nothing is timed whose bits are wrong: a rival is left out, and anchor_ext ends the run (rivals.py). Tables in Markdown,
+all samples as JSON and a chart go to benchmarks/results/<hardware>/, with --quick to out/bench/, as a short run's
+numbers are not for keeping.
 
 On CUDA a call counts, as on the CPU, as one of many in a row (torch.utils.benchmark); besides, its parts are measured
 apart (device_times.py).
@@ -77,7 +78,8 @@ def remarks(rows: list[dict[str, Any]], about_growth: str) -> list[str]:
     return [*([about_growth] if about_growth else []), *(f"{text}: {', '.join(of)}" for text, of in places.items())]
 
 
-def bench(device: torch.device, quick: bool, all_threads: int) -> dict[str, Any]:
+def bench(device: torch.device, quick: bool, all_threads: int, so_far: Path) -> dict[str, Any]:
+    """Everything; rows are written to the file `so_far` as they come: a run may not come to its end."""
     pace = QUICK_PACE if quick else CUDA_PACE if device.type == "cuda" else PACE
     rows = []
     for threads in dict.fromkeys([1] if quick or device.type == "cuda" else [1, all_threads]):
@@ -85,6 +87,7 @@ def bench(device: torch.device, quick: bool, all_threads: int) -> dict[str, Any]
             for shape in SHAPES[:2] if quick else shapes_of(device, dtype):
                 print(f"{device}: {threads} threads, {dtype}, {shape}", file=sys.stderr, flush=True)
                 rows.append(measure(Case(shape, dtype, device), threads, pace))
+                so_far.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{device}: growth", file=sys.stderr, flush=True)
     torch.set_num_threads(all_threads)
     counts = QUICK_COUNTS if quick else CUDA_COUNTS if device.type == "cuda" else CPU_COUNTS
@@ -107,7 +110,6 @@ def bench(device: torch.device, quick: bool, all_threads: int) -> dict[str, Any]
 
 
 def save(result: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     stem = f"bench_{result['about']['device']}"
     (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
     page = tables.report(result)
@@ -138,10 +140,14 @@ def main() -> None:
     timing.settle_malloc()
     all_threads = torch.get_num_threads()
     for name in [options.device] if options.device else ["cpu", *(["cuda"] if has_cuda else [])]:
-        result = bench(torch.device(name), options.quick, all_threads)
-        own = re.sub(r"[^a-z0-9]+", "-", result["about"]["hardware"].lower()).strip("-")
+        device = torch.device(name)
+        own = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
         default = ROOT / "out" / "bench" if options.quick else ROOT / "benchmarks" / "results" / own
-        save(result, options.results or default)
+        folder = options.results or default
+        folder.mkdir(parents=True, exist_ok=True)
+        so_far = folder / f"bench_{name}.part.json"
+        save(bench(device, options.quick, all_threads, so_far), folder)
+        so_far.unlink()
 
 
 if __name__ == "__main__":

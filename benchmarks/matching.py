@@ -4,9 +4,11 @@
 
 On the CPU everything is measured twice, each in a process of its own: with glibc's malloc as users have it, which maps
 every temporary over 32 MB anew, and with GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296,
-which spares the stock code that. RetinaNet's five levels, one thread. Boxes: 41 % with a side of 4 to 32 pixels, 34 % of
-32 to 96, 25 % of 96 to 500 (COCO's shares of small, medium and large), log-uniform within each, height / width
-log-normal with sigma 0.5, uniformly placed, clipped to the image. Nothing is timed that is not equal index for index.
+which spares the stock code that. RetinaNet's five levels, one thread.
+
+Boxes: 41 % with a side of 4 to 32 pixels, 34 % of 32 to 96, 25 % of 96 to 500 (COCO's shares of small, medium and
+large), log-uniform within each, height / width log-normal with sigma 0.5, uniformly placed, clipped to the image.
+Nothing is timed that is not equal index for index.
 """
 
 from __future__ import annotations
@@ -172,42 +174,64 @@ def rules(device: torch.device, rounds: dict) -> list[dict[str, Any]]:
         seconds = interleaved(functions, threads=1, **rounds)
         m = {name: 1e6 * value for name, value in medians(seconds).items()}
         name = type(rule).__name__
-        print(f"{name:<20}{m['original']:14.1f}{m['anchor_ext']:14.1f}{m['original'] / m['anchor_ext']:15.0f}", flush=True)
+        print(
+            f"{name:<20}{m['original']:14.1f}{m['anchor_ext']:14.1f}{m['original'] / m['anchor_ext']:15.0f}", flush=True
+        )
         rows.append({"rule": name, "seconds": seconds})
     return rows
 
 
+def batches(rounds: dict) -> list[dict[str, Any]]:
+    """Two images on one thread and on two."""
+    shape, anchors, rows = (640, 832), anchor_ext.Anchors(), []
+    for count in (20, 100, 500):
+        batch = [coco_boxes(count, shape, seed) for seed in range(2)]
+        seconds = {}
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            functions = {str(threads): lambda batch=batch: anchors.match(batch, shape)}
+            seconds |= interleaved(functions, threads=threads, **rounds)
+        torch.set_num_threads(1)
+        m = {name: 1e6 * value for name, value in medians(seconds).items()}
+        print(f"two images, {count} boxes each: {m['1']:.1f} on one thread, {m['2']:.1f} on two", flush=True)
+        rows.append({"boxes": count, "seconds": seconds})
+    return rows
+
+
 def memory(device: torch.device) -> list[dict[str, Any]]:
-    """At 2160x3840 with 500 boxes, each in a process of its own."""
+    """Peaks beside the result, each of a process of its own."""
     rows = []
-    for name in ("anchor_ext", "without waits"):
-        shape = (2160, 3840) if name == "anchor_ext" else (800, 1333)
-        code = f"import matching, torch; matching.one_peak({name!r}, {shape!r}, {str(device)!r})"
+    calls = [("anchor_ext", (2160, 3840), 500)]
+    calls += [(name, (800, 1333), count) for name in ("anchor_ext", "stock") for count in COUNTS[1:]]
+    for name, shape, count in calls:
+        code = f"import matching; matching.one_peak({name!r}, {shape!r}, {str(device)!r}, {count})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         if run.returncode == 0:
             rows.append(json.loads(run.stdout.splitlines()[-1]))
             row = rows[-1]
             print(
-                f"peak beside the result, {name}, {shape[0]}x{shape[1]}, 500 boxes: {row['megabytes']:.1f} MB, "
-                f"{row['bytes_per_anchor']:.1f} bytes per anchor"
+                f"peak beside the result, {name}, {shape[0]}x{shape[1]}, {count} boxes: {row['megabytes']:.1f} MB, "
+                f"{row['bytes_per_anchor']:.1f} bytes per anchor",
+                flush=True,
             )
     return rows
 
 
-def one_peak(name: str, shape: tuple[int, int], device_name: str) -> None:
+def one_peak(name: str, shape: tuple[int, int], device_name: str, count: int = 500) -> None:
     torch.set_num_threads(1)
-    device = torch.device(device_name)
-    anchors, boxes = anchor_ext.Anchors(), coco_boxes(500, shape).to(device)
+    device, original = torch.device(device_name), stock() or without_waits
+    anchors, boxes = anchor_ext.Anchors(), coco_boxes(count, shape).to(device)
     anchors.match(boxes[:1], (64, 64))
     if name == "anchor_ext":
         megabytes = peak_megabytes(lambda: anchors.match(boxes, shape), device)
     else:
         made = anchors.generate(shape, device=device)[0]
-        without_waits(boxes[:1], made[:9])
-        megabytes = peak_megabytes(lambda: without_waits(boxes, made), device)
+        original(boxes[:1], made[:9])
+        megabytes = peak_megabytes(lambda: original(boxes, made), device)
     per_anchor = megabytes * 1e6 / anchors.num_anchors(shape)
-    print(json.dumps({"name": name, "image_shape": shape, "megabytes": megabytes, "bytes_per_anchor": per_anchor}))
+    row = {"name": name, "image_shape": shape, "boxes": count, "megabytes": megabytes, "bytes_per_anchor": per_anchor}
+    print(json.dumps(row))
 
 
 def main() -> None:
@@ -220,7 +244,11 @@ def main() -> None:
     device = torch.device(options.device)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rounds = {"rounds": 3, "seconds": 0.002} if options.quick else {"rounds": 9, "seconds": 0.05, "at_most": 4.0, "fewest": 1}
+    rounds = (
+        {"rounds": 3, "seconds": 0.002}
+        if options.quick
+        else {"rounds": 9, "seconds": 0.05, "at_most": 4.0, "fewest": 1}
+    )
     shapes, counts = ([(160, 224)], [5, 20]) if options.quick else (SHAPES, COUNTS)
     tunables = os.environ.get("GLIBC_TUNABLES")
     print(f"{hardware(device)}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}")
@@ -230,6 +258,8 @@ def main() -> None:
     print(f"{'image':>10}{'boxes':>7}" + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
     rows = measure(device, shapes, counts, rounds, not options.quick)
     result = {"malloc": tunables, "rows": rows, "rules": rules(device, rounds)}
+    if device.type == "cpu":
+        result["batches"] = batches(rounds)
     if not options.quick:
         result["memory"] = memory(device)
     results = [result]

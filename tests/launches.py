@@ -48,6 +48,6 @@ def is_one_launch(seen: Counter[str], *, outputs: int = 1, reads: bool = False) 
     allowed = VIEWS | (READS if reads else set()) | {*ALLOCATIONS, "[memory]"}
     own = sum(count for name, count in seen.items() if name.startswith("anchor_ext::"))
     others = {name for name in seen if not name.startswith("anchor_ext::")} - allowed
-    # The native library makes a tensor of the CPU's memory without an operator, of CUDA's with one, which is seen twice.
+    # The native library makes a tensor of the CPU without an operator, of CUDA with one, which is seen twice.
     taken = seen["[memory]"] if own and seen["aten::empty_strided"] else seen["[memory]"] + seen["aten::empty_strided"]
     return not others and 1 <= taken + seen["aten::empty"] <= outputs and own <= 1

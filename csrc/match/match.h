@@ -63,7 +63,8 @@ ANCHOR_EXT_HD T area_of(const Box<T>& box) {
 ANCHOR_EXT_HD Box<float> box_at(const Pyramid& pyramid, std::int64_t flat_index) {
   const Anchor anchor = anchor_at<false>(pyramid, flat_index);
   const auto c = [&](int k) { return narrowed(anchor.components[k]); };
-  return pyramid.layout.along_x == kXyxy.along_x ? Box<float>{c(0), c(1), c(2), c(3)} : Box<float>{c(1), c(0), c(3), c(2)};
+  return pyramid.layout.along_x == kXyxy.along_x ? Box<float>{c(0), c(1), c(2), c(3)}
+                                                 : Box<float>{c(1), c(0), c(3), c(2)};
 }
 
 // For boxes and anchors of any kind: turned inside out, infinite, or no numbers.
@@ -82,6 +83,33 @@ ANCHOR_EXT_HD T iou_of(const Rule& rule, const Box<T>& box, T area_box, const Bo
   return divide_as(inter, both);
 }
 
+// Regions whose anchors are ignored: of one image.
+template <typename T>
+struct Regions {
+  const Box<T>* boxes;
+  std::int32_t count;
+};
+
+// Whether the greatest part of an anchor that any region has, or the other way round, is too great; no number is not.
+template <typename T>
+ANCHOR_EXT_HD bool is_ignored(const Rule& rule, const Regions<T>& regions, const Box<float>& anchor,
+                              float area_anchor) {
+  constexpr T kLeast = static_cast<T>(1e-6);
+  bool is_any = false;
+  for (std::int32_t i = 0; i < regions.count; ++i) {
+    const Box<T>& region = regions.boxes[i];
+    T width = minimum<T>(region.x2, anchor.x2) - maximum<T>(region.x1, anchor.x1);
+    T height = minimum<T>(region.y2, anchor.y2) - maximum<T>(region.y1, anchor.y1);
+    width = width < 0 ? 0 : width;
+    height = height < 0 ? 0 : height;
+    const T whole = rule.part_of_region ? area_of(region) : static_cast<T>(area_anchor);
+    const T part = divide_as(multiply_rounded(width, height), whole < kLeast ? kLeast : whole);
+    if (part != part) return false;
+    is_any = is_any || part > static_cast<T>(rule.ignored_from);
+  }
+  return is_any;
+}
+
 // An IoU as an integer that orders as torch's maximum does: no number is the largest, and -0 is 0.
 ANCHOR_EXT_HD std::uint32_t key_of(float iou) { return iou != iou ? 0x7fc00000u : bits_of(iou + 0.0f); }
 ANCHOR_EXT_HD std::uint64_t key_of(double iou) {
@@ -93,15 +121,26 @@ ANCHOR_EXT_HD double iou_of_key(std::uint64_t key) { return double_of(static_cas
 template <typename T>
 using Key = decltype(key_of(T{}));
 
-// Matches of the images begin .. end-1, on the calling thread.
+// Boxes of a batch, and where each image's begin among all: on the CPU [images + 1], on CUDA to be taken along.
+template <typename T, typename Begins>
+struct Ragged {
+  const Box<T>* boxes;
+  Begins begins;
+};
 template <typename T>
-void match_cpu(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const std::int64_t* begins,
+using OnCpu = Ragged<T, const std::int64_t*>;
+template <typename T>
+using OnCuda = Ragged<T, Counts>;
+
+// Matches of the images begin .. end-1, on the calling thread. `regions` are those whose anchors are ignored.
+template <typename T>
+void match_cpu(const Pyramid& pyramid, const Rule& rule, const OnCpu<T>& boxes, const OnCpu<T>& regions,
                const Matches<T>& matches, std::int64_t begin, std::int64_t end);
 
 // Of a batch, on `stream`: two launches; three where boxes take their first anchors alone, one where they take none.
 // `best` is memory of the device, 16 bytes per box.
 template <typename T>
-void match_cuda(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const Counts& counts,
+void match_cuda(const Pyramid& pyramid, const Rule& rule, const OnCuda<T>& boxes, const OnCuda<T>& regions,
                 const Matches<T>& matches, void* best, int device, void* stream);
 
 }  // namespace anchor_ext

@@ -7,20 +7,16 @@
 // outside of it cannot matter.
 //
 // Boxes and pyramids for which that does not hold (a box turned inside out or not finite, an anchor of negative area)
-// are matched pair by pair: as right, but slow.
+// are matched pair by pair, and so are images with regions to be ignored: as right, but slow.
 #include <algorithm>
-#include <cmath>
+#include <iterator>
 #include <limits>
 #include <vector>
 
 #include "match/match.h"
-
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(ANCHOR_EXT_NO_CLONES)
-#define ANCHOR_EXT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define ANCHOR_EXT_CLONES
-#endif
-#define ANCHOR_EXT_INLINE inline __attribute__((always_inline))
+#include "match/pairs.h"
+#include "match/rows.h"
+#include "match/tables.h"
 
 namespace anchor_ext {
 namespace {
@@ -29,228 +25,6 @@ namespace {
 // kLeastArea may lose more.
 constexpr double kMargin = 1e-5;
 constexpr double kLeastArea = 1e-20;
-
-// One axis of a class: the anchors' ends and lengths, cell by cell.
-struct Axis {
-  const float *low, *high, *length;
-  std::int64_t cells;
-  float shortest, longest;
-  bool ascends;
-  double first_low, first_high, cells_per_pixel;
-};
-
-// Cells begin .. end-1.
-struct Range {
-  std::int64_t begin, end;
-};
-
-struct Class {
-  Axis x, y;
-  std::int64_t begin;         // flat index of its first anchor
-  std::int64_t cell_anchors;  // of its level: the distance of its anchors
-  std::int64_t plane;         // where its anchors lie one after another, row by row
-  double least_area;
-};
-
-struct Tables {
-  std::vector<float> numbers;
-  std::vector<Class> classes;
-  std::int64_t num_anchors, widest;
-  bool proper;  // every anchor is finite, and none is turned inside out
-};
-
-// The lowest index i with at(i), of 0 .. count: at() is false and then true. The guess is tried first.
-template <typename At>
-std::int64_t first_where(std::int64_t count, double guess, const At& at) {
-  std::int64_t low = 0, high = count;
-  std::int64_t i = guess > 0 ? guess < static_cast<double>(count) ? static_cast<std::int64_t>(guess) : count : 0;
-  for (std::int64_t step = 1; low < high; step *= 2) {
-    i = std::clamp(i, low, high - 1);
-    if (at(i)) {
-      high = i;
-      i -= step;
-    } else {
-      low = i + 1;
-      i += step;
-    }
-    if (step > 16) i = low + (high - low) / 2;
-  }
-  return low;
-}
-
-// The cells whose anchors reach up to `least` at least, and begin at `most` at the latest.
-Range range_of(const Axis& axis, double least, double most) {
-  if (!axis.ascends) return {0, axis.cells};
-  const std::int64_t begin = first_where(axis.cells, std::ceil((least - axis.first_high) * axis.cells_per_pixel),
-                                         [&](std::int64_t i) { return axis.high[i] >= least; });
-  const std::int64_t end = first_where(axis.cells, std::floor((most - axis.first_low) * axis.cells_per_pixel) + 1,
-                                       [&](std::int64_t i) { return axis.low[i] > most; });
-  return {begin, std::max(begin, end)};
-}
-
-void fill_axis(const Pyramid& pyramid, const Side& side, const double* centres, double low, double high, int k_low,
-               int k_high, float* to, Axis& axis) {
-  float* const lows = to;
-  float* const highs = to + side.cells;
-  float* const lengths = highs + side.cells;
-  for (std::int64_t i = 0; i < side.cells; ++i) {
-    lows[i] = narrowed(pyramid.plain ? low + centres[i] : component<false>(pyramid, low, k_low, centres[i], centres[i]));
-    highs[i] =
-        narrowed(pyramid.plain ? high + centres[i] : component<false>(pyramid, high, k_high, centres[i], centres[i]));
-    lengths[i] = highs[i] - lows[i];
-  }
-  axis = {lows, highs, lengths, side.cells, lengths[0], lengths[0], true, lows[0], highs[0], 0};
-  for (std::int64_t i = 1; i < side.cells; ++i) {
-    axis.shortest = std::min(axis.shortest, lengths[i]);
-    axis.longest = std::max(axis.longest, lengths[i]);
-    axis.ascends = axis.ascends && lows[i] >= lows[i - 1] && highs[i] >= highs[i - 1];
-  }
-  const double pixels = double{lows[side.cells - 1]} - lows[0];
-  axis.cells_per_pixel = pixels > 0 ? static_cast<double>(side.cells - 1) / pixels : 0;
-}
-
-Tables tables_of(const Pyramid& pyramid) {
-  Tables tables{};
-  tables.num_anchors = pyramid.num_anchors;
-  tables.proper = true;
-  std::int64_t numbers = 0;
-  for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
-    const Level& level = pyramid.levels[l];
-    numbers += 3 * (level.x.cells + level.y.cells) * level.num_cell_anchors;
-  }
-  tables.numbers.resize(static_cast<std::size_t>(numbers));
-  float* to = tables.numbers.data();
-  const bool xyxy = pyramid.layout.along_x == kXyxy.along_x;
-  const int x = xyxy ? 0 : 1, y = 1 - x;
-  std::vector<double> centres_x, centres_y;
-  std::int64_t plane = 0;
-  for (std::int32_t l = 0; l < pyramid.num_levels; ++l) {
-    const Level& level = pyramid.levels[l];
-    if (level.x.cells == 0 || level.y.cells == 0) continue;
-    centres_x.resize(static_cast<std::size_t>(level.x.cells));
-    centres_y.resize(static_cast<std::size_t>(level.y.cells));
-    for (std::int64_t i = 0; i < level.x.cells; ++i) centres_x[i] = centre<false>(pyramid.arithmetic, level.x, i);
-    for (std::int64_t i = 0; i < level.y.cells; ++i) centres_y[i] = centre<false>(pyramid.arithmetic, level.y, i);
-    for (std::int32_t a = 0; a < level.num_cell_anchors; ++a) {
-      const double* const cell_anchor = cell_anchor_at(pyramid, level, a);
-      Class made{};
-      fill_axis(pyramid, level.x, centres_x.data(), cell_anchor[x], cell_anchor[x + 2], x, x + 2, to, made.x);
-      to += 3 * level.x.cells;
-      fill_axis(pyramid, level.y, centres_y.data(), cell_anchor[y], cell_anchor[y + 2], y, y + 2, to, made.y);
-      to += 3 * level.y.cells;
-      made.begin = level.begin + a;
-      made.cell_anchors = level.num_cell_anchors;
-      made.plane = plane;
-      made.least_area = double{made.x.shortest} * made.y.shortest;
-      const float most = made.x.longest * made.y.longest;
-      tables.proper = tables.proper && made.x.shortest >= 0 && made.y.shortest >= 0 &&
-                      most <= std::numeric_limits<float>::max();
-      plane += level.x.cells * level.y.cells;
-      tables.widest = std::max(tables.widest, level.x.cells);
-      tables.classes.push_back(made);
-    }
-  }
-  return tables;
-}
-
-template <typename T>
-using Signed = std::make_signed_t<Key<T>>;  // which compilers make vectors of; keys are not negative
-
-// Some anchors of a row beside a box: updates their best IoU and box, and returns the greatest IoU among them.
-template <typename T>
-struct Row {
-  const T* widths;       // of the overlap
-  const float* lengths;  // of the anchors
-  T height;              // of the overlap
-  float length;          // of the anchors
-  T area, least_union;
-  std::int32_t box;
-  Signed<T>* best;
-  std::int32_t* index;
-  std::int64_t cells;
-};
-
-template <typename T>
-ANCHOR_EXT_INLINE Signed<T> key_at(const Row<T>& row, std::int64_t i) {
-  const T inter = row.widths[i] * row.height;
-  const T both = (row.area + static_cast<T>(row.lengths[i] * row.length)) - inter;
-  return static_cast<Signed<T>>(bits_of(inter / (both < row.least_union ? row.least_union : both)));
-}
-
-template <typename T>
-ANCHOR_EXT_INLINE Signed<T> update_row(const Row<T> row) {
-  const T* __restrict const widths = row.widths;
-  const float* __restrict const lengths = row.lengths;
-  Signed<T>* __restrict const best = row.best;
-  std::int32_t* __restrict const index = row.index;
-  const T height = row.height, area = row.area, least = row.least_union;
-  const float length = row.length;
-  const std::int32_t box = row.box;
-  Signed<T> most = 0;
-  for (std::int64_t i = 0; i < row.cells; ++i) {
-    const T inter = widths[i] * height;
-    const T both = (area + static_cast<T>(lengths[i] * length)) - inter;
-    const auto key = static_cast<Signed<T>>(bits_of(inter / (both < least ? least : both)));
-    const Signed<T> old = best[i];
-    best[i] = key > old ? key : old;
-    index[i] = key > old ? box : index[i];
-    most = key > most ? key : most;
-  }
-  return most;
-}
-
-ANCHOR_EXT_CLONES std::int32_t update(const Row<float>& row) { return update_row(row); }
-ANCHOR_EXT_CLONES std::int64_t update(const Row<double>& row) { return update_row(row); }
-
-template <typename T>
-ANCHOR_EXT_INLINE void overlap_all(const float* __restrict low, const float* __restrict high, T box_low, T box_high,
-                                   std::int64_t cells, T* __restrict out) {
-  for (std::int64_t i = 0; i < cells; ++i) {
-    const T begin = low[i] > box_low ? T{low[i]} : box_low, end = high[i] < box_high ? T{high[i]} : box_high;
-    const T length = end - begin;
-    out[i] = length > 0 ? length : 0;
-  }
-}
-
-ANCHOR_EXT_CLONES void overlaps(const float* low, const float* high, float box_low, float box_high, std::int64_t cells,
-                                float* out) {
-  overlap_all(low, high, box_low, box_high, cells, out);
-}
-ANCHOR_EXT_CLONES void overlaps(const float* low, const float* high, double box_low, double box_high,
-                                std::int64_t cells, double* out) {
-  overlap_all(low, high, box_low, box_high, cells, out);
-}
-
-// The boxes, component by component, and the anchor that is to be compared with all of them.
-template <typename T>
-struct Columns {
-  const T *x1, *y1, *x2, *y2, *area;
-  std::int64_t count;
-};
-
-template <typename T>
-ANCHOR_EXT_INLINE void keys_of_boxes(const Columns<T> boxes, const Box<float> anchor, T least_union,
-                                     Signed<T>* __restrict out) {
-  const T x1 = anchor.x1, y1 = anchor.y1, x2 = anchor.x2, y2 = anchor.y2;
-  const T area = static_cast<T>((anchor.x2 - anchor.x1) * (anchor.y2 - anchor.y1));
-  for (std::int64_t g = 0; g < boxes.count; ++g) {
-    T width = (boxes.x2[g] < x2 ? boxes.x2[g] : x2) - (boxes.x1[g] > x1 ? boxes.x1[g] : x1);
-    T height = (boxes.y2[g] < y2 ? boxes.y2[g] : y2) - (boxes.y1[g] > y1 ? boxes.y1[g] : y1);
-    width = width > 0 ? width : 0;
-    height = height > 0 ? height : 0;
-    const T inter = width * height;
-    const T both = (boxes.area[g] + area) - inter;
-    out[g] = static_cast<Signed<T>>(bits_of(inter / (both < least_union ? least_union : both)));
-  }
-}
-
-ANCHOR_EXT_CLONES void all_keys(const Columns<float>& boxes, const Box<float>& anchor, float least, std::int32_t* out) {
-  keys_of_boxes(boxes, anchor, least, out);
-}
-ANCHOR_EXT_CLONES void all_keys(const Columns<double>& boxes, const Box<float>& anchor, double least,
-                                std::int64_t* out) {
-  keys_of_boxes(boxes, anchor, least, out);
-}
 
 // Some anchors of a class.
 struct Window {
@@ -265,9 +39,7 @@ struct Taken {
 
   std::int64_t flat() const { return of->begin + (row * of->x.cells + column) * of->cell_anchors; }
   std::int64_t planar() const { return of->plane + row * of->x.cells + column; }
-  Box<float> anchor() const {
-    return {of->x.low[column], of->y.low[row], of->x.high[column], of->y.high[row]};
-  }
+  Box<float> anchor() const { return {of->x.low[column], of->y.low[row], of->x.high[column], of->y.high[row]}; }
 };
 
 template <typename T>
@@ -332,7 +104,8 @@ class Windows {
     if (area < kLeastArea) least = 0;
     for (std::size_t c = 0; c < tables_.classes.size(); ++c) {
       const Class& of = tables_.classes[c];
-      const double most_width = std::min(width, double{of.x.longest}), most_height = std::min(height, double{of.y.longest});
+      const double most_width = std::min(width, double{of.x.longest}),
+                   most_height = std::min(height, double{of.y.longest});
       const double sum = area + of.least_area, inter = most_width * most_height * (1 + kMargin);
       const double at_least = std::max(least, keep ? 0.0 : double{iou_of(most)}) * (1 - kMargin);
       if (of.least_area > kLeastArea && inter * (1 + at_least) < at_least * sum) continue;
@@ -361,16 +134,17 @@ class Windows {
     Signed<T> most = 0;
     for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row) {
       const std::int64_t at = of.plane + row * of.x.cells + left;
-      most = std::max(most, update({widths_.data(), of.x.length + left, height_of(of, row, box), of.y.length[row], area,
-                                    static_cast<T>(rule_.least_union), g, best_.data() + at, index_.data() + at, cells}));
+      most =
+          std::max(most, update({widths_.data(), of.x.length + left, height_of(of, row, box), of.y.length[row], area,
+                                 static_cast<T>(rule_.least_union), g, best_.data() + at, index_.data() + at, cells}));
     }
     return most;
   }
 
   static T height_of(const Class& of, std::int64_t row, const Box<T>& box) {
-    T height;
-    overlap_all<T>(of.y.low + row, of.y.high + row, box.y1, box.y2, 1, &height);
-    return height;
+    const T low = of.y.low[row], high = of.y.high[row];
+    const T height = std::min(high, box.y2) - std::max(low, box.y1);
+    return height > 0 ? height : 0;
   }
 
   // The anchors whose IoU with box g is the greatest.
@@ -388,8 +162,16 @@ class Windows {
       const std::int64_t left = window.columns.begin, cells = window.columns.end - left;
       overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
       for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row) {
-        const Row<T> some{widths_.data(), of.x.length + left, height_of(of, row, box), of.y.length[row], area,
-                          static_cast<T>(rule_.least_union), g, nullptr, nullptr, cells};
+        const Row<T> some{widths_.data(),
+                          of.x.length + left,
+                          height_of(of, row, box),
+                          of.y.length[row],
+                          area,
+                          static_cast<T>(rule_.least_union),
+                          g,
+                          nullptr,
+                          nullptr,
+                          cells};
         for (std::int64_t i = 0; i < cells; ++i)
           if (key_at(some, i) == most) taken_.push_back({&of, row, left + i, g});
       }
@@ -480,45 +262,6 @@ class Windows {
   std::vector<Taken> taken_;
 };
 
-// Pair by pair.
-template <typename T>
-void match_pairs(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, std::int64_t count,
-                 std::int64_t* matched, T* iou) {
-  std::vector<Key<T>> best(static_cast<std::size_t>(count), 0);
-  std::vector<std::int64_t> first(static_cast<std::size_t>(count), 0);
-  std::vector<T> areas;
-  for (std::int64_t g = 0; g < count; ++g) areas.push_back(area_of(boxes[g]));
-  for (std::int64_t i = 0; i < pyramid.num_anchors; ++i) {
-    const Box<float> anchor = box_at(pyramid, i);
-    const float area = area_of(anchor);
-    Key<T> most = 0;
-    std::int64_t index = 0;
-    for (std::int64_t g = 0; g < count; ++g) {
-      const Key<T> key = key_of(iou_of(rule, boxes[g], areas[g], anchor, area));
-      if (key > most) most = key, index = g;
-      if (key > best[g]) best[g] = key, first[g] = i;
-    }
-    matched[i] = result_of(rule, iou_of_key(most), index);
-    if (iou != nullptr) iou[i] = iou_of_key(most);
-  }
-  if (rule.gets == Gets::nothing) return;
-  for (std::int64_t i = 0; i < pyramid.num_anchors; ++i) {
-    const Box<float> anchor = box_at(pyramid, i);
-    const float area = area_of(anchor);
-    std::int64_t own = 0, of = -1;
-    Key<T> most = 0;
-    for (std::int64_t g = 0; g < count; ++g) {
-      const T value = iou_of(rule, boxes[g], areas[g], anchor, area);
-      const Key<T> key = key_of(value);
-      if (key > most) most = key, own = g;
-      if (!takes(rule, iou_of_key(best[g]))) continue;
-      const bool is_taken = rule.only_first ? first[g] == i : value == iou_of_key(best[g]);
-      if (is_taken && (of < 0 || rule.gets != Gets::first)) of = g;
-    }
-    if (of >= 0) matched[i] = taken(rule, rule.gets == Gets::own ? own : of);
-  }
-}
-
 template <typename T>
 bool is_proper(const Box<T>& box) {
   const T most = std::numeric_limits<T>::max(), area = area_of(box);
@@ -529,15 +272,20 @@ bool is_proper(const Box<T>& box) {
 }  // namespace
 
 template <typename T>
-void match_cpu(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const std::int64_t* begins,
+void match_cpu(const Pyramid& pyramid, const Rule& rule, const OnCpu<T>& boxes, const OnCpu<T>& regions,
                const Matches<T>& matches, std::int64_t begin, std::int64_t end) {
   const Tables tables = tables_of(pyramid);
   bool has_flat_anchor = false;
   for (const Class& of : tables.classes) has_flat_anchor = has_flat_anchor || !(of.least_area > 0);
   Windows<T> windows(tables, rule);
   for (std::int64_t image = begin; image < end; ++image) {
-    const Box<T>* const own = boxes + begins[image];
-    const std::int64_t count = begins[image + 1] - begins[image];
+    const Box<T>* const own = boxes.boxes + boxes.begins[image];
+    const std::int64_t count = boxes.begins[image + 1] - boxes.begins[image];
+    const Regions<T> of_image =
+        regions.boxes == nullptr || rule.ignored_from == 0
+            ? Regions<T>{}
+            : Regions<T>{regions.boxes + regions.begins[image],
+                         static_cast<std::int32_t>(regions.begins[image + 1] - regions.begins[image])};
     std::int64_t* const matched = matches.matched + image * pyramid.num_anchors;
     T* const iou = matches.iou == nullptr ? nullptr : matches.iou + image * pyramid.num_anchors;
     if (count == 0) {
@@ -548,16 +296,16 @@ void match_cpu(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, co
     const bool proper = tables.proper && std::all_of(own, own + count, [&](const Box<T>& box) {
                           return is_proper(box) && (!has_flat_anchor || area_of(box) > 0);
                         });
-    if (proper && pyramid.num_anchors > 0)
+    if (proper && pyramid.num_anchors > 0 && of_image.count == 0)
       windows.match(own, count, false, matched, iou);
     else
-      match_pairs(pyramid, rule, own, count, matched, iou);
+      match_pairs(pyramid, rule, own, count, of_image, matched, iou);
   }
 }
 
-template void match_cpu(const Pyramid&, const Rule&, const Box<float>*, const std::int64_t*, const Matches<float>&,
+template void match_cpu(const Pyramid&, const Rule&, const OnCpu<float>&, const OnCpu<float>&, const Matches<float>&,
                         std::int64_t, std::int64_t);
-template void match_cpu(const Pyramid&, const Rule&, const Box<double>*, const std::int64_t*, const Matches<double>&,
+template void match_cpu(const Pyramid&, const Rule&, const OnCpu<double>&, const OnCpu<double>&, const Matches<double>&,
                         std::int64_t, std::int64_t);
 
 }  // namespace anchor_ext

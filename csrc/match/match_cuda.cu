@@ -1,8 +1,8 @@
 // A thread per anchor, which compares it with its image's boxes, a few hundred of them at a time in shared memory.
 //
-// One launch finds every box's best IoU, by maxima that know no order; one the first anchor that has it; both only where
-// the rule lets boxes take anchors. The last one finds every anchor's best box and writes the results. What an anchor's
-// IoUs are is computed anew each time: that costs less than to write and to read them.
+// One launch finds every box's best IoU, by maxima that know no order; one the first anchor that has it; both only
+// where the rule lets boxes take anchors. The last one finds every anchor's best box and writes the results. What an
+// anchor's IoUs are is computed anew each time: that costs less than to write and to read them.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -20,9 +20,8 @@ constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;
 template <typename T>
 struct Task {
   Rule rule;
-  Counts counts;
+  OnCuda<T> boxes, regions;
   std::int32_t blocks_per_image;
-  const Box<T>* boxes;
   Matches<T> matches;
   Key<T>* best;                   // a box's best IoU
   unsigned long long int* first;  // and the first anchor that has it
@@ -45,7 +44,7 @@ __device__ inline void raise(std::uint64_t* to, std::uint64_t key) {
 struct Own {
   std::int32_t image, begin, end;
   std::int64_t flat;
-  bool exists;
+  bool exists, ignored;
   Box<float> box;
   float area;
 };
@@ -54,14 +53,19 @@ template <typename T>
 __device__ inline Own own_anchor(const Pyramid& pyramid, const Task<T>& task) {
   Own own{};
   own.image = static_cast<std::int32_t>(blockIdx.x) / task.blocks_per_image;
-  own.begin = task.counts.begins[own.image];
-  own.end = task.counts.begins[own.image + 1];
+  own.begin = task.boxes.begins.begins[own.image];
+  own.end = task.boxes.begins.begins[own.image + 1];
   const std::int32_t block = static_cast<std::int32_t>(blockIdx.x) - own.image * task.blocks_per_image;
   own.flat = static_cast<std::int64_t>(block) * kThreads + threadIdx.x;
   own.exists = own.flat < pyramid.num_anchors;
   if (own.exists) {
     own.box = box_at(pyramid, own.flat);
     own.area = area_of(own.box);
+    if (task.regions.boxes != nullptr) {
+      const std::int32_t first = task.regions.begins.begins[own.image];
+      const Regions<T> regions{task.regions.boxes + first, task.regions.begins.begins[own.image + 1] - first};
+      own.ignored = own.begin != own.end && is_ignored(task.rule, regions, own.box, own.area);
+    }
   }
   return own;
 }
@@ -74,8 +78,8 @@ __device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>&
   for (std::int32_t tile = own.begin; tile < own.end; tile += kThreads) {
     const std::int32_t mine = tile + static_cast<std::int32_t>(threadIdx.x);
     if (mine < own.end) {
-      shared.boxes[threadIdx.x] = task.boxes[mine];
-      shared.areas[threadIdx.x] = area_of(task.boxes[mine]);
+      shared.boxes[threadIdx.x] = task.boxes.boxes[mine];
+      shared.areas[threadIdx.x] = area_of(shared.boxes[threadIdx.x]);
       before(mine);
     }
     __syncthreads();
@@ -107,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   for_boxes(
       task, own, shared, [&](std::int32_t) { shared.best[threadIdx.x] = 0; },
       [&](std::int32_t, std::int32_t i, T iou) {
-        const Key<T> key = own.exists ? key_of(iou) : 0;
+        const Key<T> key = own.exists && !own.ignored ? key_of(iou) : 0;
         if (!__any_sync(0xffffffffu, key != 0)) return;  // as for most boxes: the anchors of a warp lie side by side
         const Key<T> greatest = greatest_of_warp(key);
         if (threadIdx.x % 32 == 0) raise(&shared.best[i], greatest);
@@ -117,7 +121,8 @@ __global__ void __launch_bounds__(kThreads)
       });
 }
 
-// Every box's first anchor of its best IoU, as the least of them; where that is 0, all are alike, and nothing is written.
+// Every box's first anchor of its best IoU, as the least of them. Where that is 0 all are alike, and nothing is written
+// but with regions, which the first ones may lie in.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     first_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task<T> task) {
@@ -126,7 +131,8 @@ __global__ void __launch_bounds__(kThreads)
   for_boxes(
       task, own, shared, [&](std::int32_t at) { shared.best[threadIdx.x] = task.best[at]; },
       [&](std::int32_t tile, std::int32_t i, T iou) {
-        if (own.exists && shared.best[i] != 0 && key_of(iou) == shared.best[i])
+        if (!own.exists || own.ignored || (shared.best[i] == 0 && task.regions.boxes == nullptr)) return;
+        if (key_of(iou) == shared.best[i])
           atomicMin(&task.first[tile + i], static_cast<unsigned long long int>(own.flat));
       },
       [](std::int32_t) {});
@@ -148,7 +154,8 @@ __global__ void __launch_bounds__(kThreads)
         if (!boxes_take) return;
         shared.best[threadIdx.x] = task.best[at];
         if (rule.only_first)
-          shared.first[threadIdx.x] = task.best[at] == 0 ? 0 : static_cast<std::int64_t>(task.first[at]);
+          shared.first[threadIdx.x] =
+              task.best[at] == 0 && task.regions.boxes == nullptr ? 0 : static_cast<std::int64_t>(task.first[at]);
       },
       [&](std::int32_t tile, std::int32_t i, T iou) {
         const Key<T> key = key_of(iou);
@@ -165,8 +172,9 @@ __global__ void __launch_bounds__(kThreads)
       [](std::int32_t) {});
   if (!own.exists) return;
   const std::int64_t at = own.image * pyramid.num_anchors + own.flat;
-  if (task.matches.iou != nullptr) task.matches.iou[at] = iou_of_key(most);
+  if (task.matches.iou != nullptr) task.matches.iou[at] = own.ignored ? -1 : iou_of_key(most);
   task.matches.matched[at] = own.begin == own.end ? result_without_boxes(rule)
+                             : own.ignored        ? kIgnored
                              : of < 0             ? result_of(rule, iou_of_key(most), index)
                                                   : taken(rule, rule.gets == Gets::own ? index : of);
 }
@@ -179,13 +187,16 @@ void check(cudaError_t error, const char* what) {
 }  // namespace
 
 template <typename T>
-void match_cuda(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, const Counts& counts,
+void match_cuda(const Pyramid& pyramid, const Rule& rule, const OnCuda<T>& boxes, const OnCuda<T>& regions,
                 const Matches<T>& matches, void* best, int device, void* stream) {
+  static_assert(sizeof(Pyramid) + sizeof(Task<T>) + 128 <= 32764, "both must fit a kernel's parameters");
+  const Counts& counts = boxes.begins;
   const std::int64_t blocks = (pyramid.num_anchors + kThreads - 1) / kThreads, count = counts.begins[counts.num_images];
   if (blocks * counts.num_images > kMaxBlocks)
     throw std::runtime_error("anchor_ext: more anchors than one launch can index");
   auto* const first = static_cast<unsigned long long int*>(best) + count;
-  const Task<T> task{rule, counts, static_cast<std::int32_t>(blocks), boxes, matches, static_cast<Key<T>*>(best), first};
+  Task<T> task{rule, boxes, regions, static_cast<std::int32_t>(blocks), matches, static_cast<Key<T>*>(best), first};
+  if (rule.ignored_from == 0) task.regions.boxes = nullptr;
   check(cudaSetDevice(device), "choosing the device");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks * counts.num_images));
@@ -202,9 +213,9 @@ void match_cuda(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, c
   check(cudaLaunchKernelEx(&config, result_kernel<T>, pyramid, task), "the launch of match");
 }
 
-template void match_cuda(const Pyramid&, const Rule&, const Box<float>*, const Counts&, const Matches<float>&, void*,
-                         int, void*);
-template void match_cuda(const Pyramid&, const Rule&, const Box<double>*, const Counts&, const Matches<double>&, void*,
-                         int, void*);
+template void match_cuda(const Pyramid&, const Rule&, const OnCuda<float>&, const OnCuda<float>&, const Matches<float>&,
+                         void*, int, void*);
+template void match_cuda(const Pyramid&, const Rule&, const OnCuda<double>&, const OnCuda<double>&,
+                         const Matches<double>&, void*, int, void*);
 
 }  // namespace anchor_ext

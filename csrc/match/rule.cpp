@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::string_view kVersion = "match/1";
 constexpr const char* kKeys =
-    "thresholds, codes, nan, union, quotient, low_quality, anchors, least, needs_overlap, both";
+    "thresholds, codes, nan, union, quotient, low_quality, anchors, least, needs_overlap, ignored, ignored_part, both";
 
 constexpr std::pair<std::string_view, Quotient> kQuotients[] = {{"plain", Quotient::plain},
                                                                 {"zero_if_apart", Quotient::zero_if_apart},
@@ -22,6 +22,7 @@ constexpr std::pair<std::string_view, Quotient> kQuotients[] = {{"plain", Quotie
 constexpr std::pair<std::string_view, Gets> kGets[] = {
     {"nothing", Gets::nothing}, {"own", Gets::own}, {"last", Gets::last}, {"first", Gets::first}};
 constexpr std::pair<std::string_view, bool> kAnchors[] = {{"all", false}, {"first", true}};
+constexpr std::pair<std::string_view, bool> kParts[] = {{"anchor", false}, {"region", true}};
 constexpr std::pair<std::string_view, bool> kAnswers[] = {{"no", false}, {"yes", true}};
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -104,6 +105,10 @@ Rule rule_of(std::string_view text) {
       rule.least = number_of<double>(key, value);
     } else if (key == "needs_overlap") {
       rule.needs_overlap = choice_of(kAnswers, key, value);
+    } else if (key == "ignored") {
+      rule.ignored_from = number_of<double>(key, value);
+    } else if (key == "ignored_part") {
+      rule.part_of_region = choice_of(kParts, key, value);
     } else if (key == "both") {
       rule.both = choice_of(kAnswers, key, value);
     } else {

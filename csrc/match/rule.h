@@ -13,6 +13,7 @@ namespace anchor_ext {
 
 inline constexpr int kMaxThresholds = 8;
 inline constexpr std::int64_t kMatched = INT64_MIN;  // as a code: the box itself
+inline constexpr std::int64_t kIgnored = -2;         // the result of an anchor that is ignored
 inline constexpr std::int64_t kMaxBoxes = (std::int64_t{1} << 31) - 1;
 
 // What the IoU is where the union is nothing, or next to it.
@@ -38,10 +39,12 @@ struct Rule {
   std::int64_t codes[kMaxThresholds + 1];  // of IoUs below the first, from the first to the second, ...
   std::int64_t code_of_nan;
   Gets gets;
-  bool only_first;     // a box takes the first anchor that has its best IoU, not all that have it
-  bool needs_overlap;  // a box whose best IoU is 0 takes none
-  double least;        // nor does one whose best IoU is less
-  bool both;           // the result is the best box and, times 2**32, which code it would be; the rule's is the last
+  bool only_first;      // a box takes the first anchor that has its best IoU, not all that have it
+  bool needs_overlap;   // a box whose best IoU is 0 takes none
+  double least;         // nor does one whose best IoU is less
+  double ignored_from;  // anchors are ignored whose overlap with a region is a greater part than this; 0: none is
+  bool part_of_region;  // of the region, not of the anchor
+  bool both;            // the result is the best box and, times 2**32, which code it would be; the rule's is the last
 };
 
 // "match/1;key=value;...", as docs/operators.md has it. Throws std::invalid_argument.

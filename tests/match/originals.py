@@ -57,6 +57,16 @@ def detectron2(iou: Tensor, rule: matchers.Detectron2Matcher) -> tuple[Tensor, T
     return own, labels
 
 
+def ignored_by(regions: Tensor, anchors: Tensor, rule: matchers.MaxIoUAssigner) -> Tensor:
+    low = torch.maximum(regions[:, None, :2], anchors[None, :, :2])
+    high = torch.minimum(regions[:, None, 2:], anchors[None, :, 2:])
+    width, height = (high - low).clamp(min=0).unbind(-1)
+    of = anchors[None] if rule.ignore_wrt_candidates else regions[:, None]
+    area = ((of[..., 2] - of[..., 0]) * (of[..., 3] - of[..., 1])).to(regions.dtype)
+    part = width * height / torch.maximum(area, area.new_tensor(1e-6))
+    return part.max(dim=0)[0] > rule.ignore_iof_thr
+
+
 def mmdet(iou: Tensor, rule: matchers.MaxIoUAssigner) -> Tensor:
     best, own = iou.max(dim=0)
     assigned = torch.full_like(own, -1)

@@ -168,7 +168,9 @@ def test_the_arguments_are_those_of_the_matcher(needs_overlap, device):
     assert torch.equal(matched, ANCHORS.match(boxes, SHAPE, **options))
     assert bool((matched >= 0).all()) != needs_overlap  # one box outside makes positives of all
     low = ANCHORS.match(boxes, SHAPE, high=0.6, low=0.2, allow_low_quality=False)
-    assert torch.equal(low, originals.torchvision(originals.box_iou(boxes, made_on(device)), matchers.Matcher(0.6, 0.2, False)))
+    assert torch.equal(
+        low, originals.torchvision(originals.box_iou(boxes, made_on(device)), matchers.Matcher(0.6, 0.2, False))
+    )
 
 
 def made_on(device):
@@ -185,7 +187,7 @@ def test_a_batch_is_its_images(rule, device):
     if isinstance(together, tuple):
         together, alone = torch.stack(together), torch.stack([torch.stack(one) for one in alone], dim=1)
     assert torch.equal(together, alone if isinstance(alone, torch.Tensor) else torch.stack(alone))
-    matched, iou = ANCHORS.match(batch, SHAPE, matcher=rule, return_iou=True)
+    _, iou = ANCHORS.match(batch, SHAPE, matcher=rule, return_iou=True)
     assert iou.shape == (5, ANCHORS.num_anchors(SHAPE)) and not iou[1].any()
 
 
@@ -195,7 +197,9 @@ def test_no_boxes(device):
     n = ANCHORS.num_anchors(SHAPE)
     assert torch.equal(ANCHORS.match(none, SHAPE), torch.full((n,), -1, device=device))
     matched, iou = ANCHORS.match([none, none], SHAPE, return_iou=True)
-    assert torch.equal(matched, torch.full((2, n), -1, device=device)) and torch.equal(iou, torch.zeros(2, n, device=device))
+    assert torch.equal(matched, torch.full((2, n), -1, device=device)) and torch.equal(
+        iou, torch.zeros(2, n, device=device)
+    )
     assert not ANCHORS.match(none, SHAPE, matcher=matchers.MaxIoUAssigner(0.5, 0.4)).any()
     matches, labels = ANCHORS.match(none, SHAPE, matcher=matchers.Detectron2Matcher((0.3, 0.7), (0, -1, 1)))
     assert not matches.any() and not labels.any() and labels.dtype == torch.int8
@@ -286,12 +290,41 @@ def test_mmdet_itself(mmdet, rng):
         boxes = some_boxes(rng, made, SHAPE, (PROPER, ODD, WRONG)[case % 3]).float()
         options = dict(
             pos_iou_thr=rng.choice([0.5, 0.7]), neg_iou_thr=rng.choice([0.3, 0.4, (0.1, 0.4)]),
-            min_pos_iou=rng.choice([0.0, 0.3]), gt_max_assign_all=rng.random() < 0.5, match_low_quality=rng.random() < 0.8,
+            min_pos_iou=rng.choice([0.0, 0.3]), gt_max_assign_all=rng.random() < 0.5,
+            match_low_quality=rng.random() < 0.8,
+            ignore_iof_thr=rng.choice([-1, 0.3, 0.5]), ignore_wrt_candidates=rng.random() < 0.5,
         )  # fmt: skip
+        regions = some_boxes(rng, made, SHAPE, ODD, most=4).float() if case % 2 else None
         original = MaxIoUAssigner(**options).assign(
-            InstanceData(priors=made), InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.long))
+            InstanceData(priors=made), InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.long)),
+            None if regions is None else InstanceData(bboxes=regions),
+        )  # fmt: skip
+        rule = matchers.MaxIoUAssigner(**options)
+        matched, iou = ANCHORS.match(boxes, SHAPE, matcher=rule, ignored=regions, return_iou=True)
+        assert torch.equal(matched, original.gt_inds)
+        assert torch.equal(iou.nan_to_num(-2), original.max_overlaps.nan_to_num(-2))
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+@pytest.mark.parametrize("of_anchors", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ignored_regions(of_anchors, all_of_them, dtype, device, rng):
+    made = made_on(device)
+    for case in range(30):
+        rule = matchers.MaxIoUAssigner(0.5, (0.1, 0.4), 0.0, all_of_them, 0.4, of_anchors)
+        batch, regions = (
+            [some_boxes(rng, made, SHAPE, WRONG, 6).to(device, dtype) for _ in range(3)] for _ in range(2)
         )
-        assert torch.equal(ANCHORS.match(boxes, SHAPE, matcher=matchers.MaxIoUAssigner(**options)), original.gt_inds)
+        regions[1] = regions[1][:0]
+        if case == 0:  # all of an image
+            regions[0] = regions[0].new_tensor([[-1e4, -1e4, 1e4, 1e4]])
+        matched, iou = ANCHORS.match(batch, SHAPE, matcher=rule, ignored=regions, return_iou=True)
+        for boxes, of_image, one, best in zip(batch, regions, matched, iou, strict=True):
+            matrix = originals.box_iou(boxes, made, least=1e-6)
+            if len(of_image):
+                matrix[:, originals.ignored_by(of_image, made, rule)] = -1
+            assert torch.equal(one, originals.mmdet(matrix, rule))
+            assert torch.equal(best.nan_to_num(-2), matrix.max(dim=0)[0].nan_to_num(-2))
 
 
 @pytest.mark.quick

@@ -46,10 +46,12 @@ def test_one_graph_for_any_number_of_boxes(backend, device):
         return torch.where(matched >= 0, iou, 0), matched
 
     compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
+    first = 0
     for count, shape in [(7, (320, 416)), (2, (256, 96)), (40, (333, 500)), (9, (64, 64))]:
         image, boxes = torch.zeros(1, 3, *shape, device=device), coco(count, 1, shape).to(device)
         assert torch.equal(compiled(boxes, image)[1], loss(boxes, image)[1])
-    assert counter.frame_count == 1
+        first = first or counter.frame_count  # Inductor's first compilation in a process may be seen twice
+    assert counter.frame_count == first
 
 
 @pytest.mark.parametrize("matcher", [None, matchers.Detectron2Matcher(), matchers.MaxIoUAssigner(0.5, 0.4)], ids=str)
@@ -76,7 +78,10 @@ class Model(torch.nn.Module):
 @pytest.mark.tools("c++")
 @pytest.mark.parametrize("ahead", [False, True])
 def test_exported(ahead, tmp_path):
-    dynamic = {"boxes": {0: torch.export.Dim("boxes", min=2, max=2000)}, "image": {2: torch.export.Dim("h", min=32, max=2048)}}
+    dynamic = {
+        "boxes": {0: torch.export.Dim("boxes", min=2, max=2000)},
+        "image": {2: torch.export.Dim("h", min=32, max=2048)},
+    }
     inputs = (coco(5), torch.zeros(1, 3, *SHAPE))
     program = torch.export.export(Model(), inputs, dynamic_shapes=dynamic)
     torch.export.save(program, tmp_path / "match.pt2")
@@ -108,7 +113,9 @@ def test_onnx_says_why_not(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rule", [None, matchers.SSDMatcher(), matchers.FocalLossMatcher(), matchers.Detectron2Matcher()], ids=str)
+@pytest.mark.parametrize(
+    "rule", [None, matchers.SSDMatcher(), matchers.FocalLossMatcher(), matchers.Detectron2Matcher()], ids=str
+)
 def test_captured_and_never_waits(rule):
     batch = [coco(count, count).cuda() for count in (5, 0, 300)]
     other = [coco(count, 7 + count).cuda() for count in (5, 0, 300)]
@@ -139,7 +146,11 @@ def test_launches():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             ANCHORS.match(boxes, SHAPE, matcher=matcher)
             torch.cuda.synchronize()
-        kernels = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA and "emset" not in e.name]
+        kernels = [
+            e.name
+            for e in profile.events()
+            if e.device_type == torch.autograd.DeviceType.CUDA and "emset" not in e.name
+        ]
         assert len(kernels) == most and all("anchor_ext" in name for name in kernels), kernels
 
 
@@ -160,21 +171,30 @@ def test_memory():
 
 
 BOXES = torch.zeros(3, 4)
+ASSIGNER = matchers.MaxIoUAssigner(0.5, 0.4, ignore_iof_thr=0.5)
 NESTED = torch.nested.nested_tensor([torch.zeros(3, 4)])
 WRONG_CALLS = [
-    (dict(boxes=None), TypeError, r"boxes is None; expected a tensor \(G, 4\)"),
-    (dict(boxes=[]), ValueError, r"boxes is empty; expected a tensor \(G, 4\), or a list"),
+    (dict(boxes=None), TypeError, r"boxes is None; expected a tensor \(n, 4\)"),
+    (dict(boxes=[]), ValueError, r"boxes is empty; expected a tensor \(n, 4\), or a list"),
     (dict(boxes=[[1.0, 2, 3, 4]]), TypeError, r"boxes\[0\] is \[1.0, 2, 3, 4\]; expected"),
-    (dict(boxes=torch.zeros(4)), ValueError, r"boxes has .*shape \(4,\); expected a tensor \(G, 4\)"),
+    (dict(boxes=torch.zeros(4)), ValueError, r"boxes has .*shape \(4,\); expected a tensor \(n, 4\)"),
     (dict(boxes=torch.zeros(2, 3, 4)), ValueError, r"boxes has .*shape \(2, 3, 4\)"),
     (dict(boxes=torch.zeros(2, 5)), ValueError, r"boxes has .*shape \(2, 5\)"),
     (dict(boxes=[BOXES, torch.zeros(0)]), ValueError, r"boxes\[1\] has .*shape \(0,\)"),
     (dict(boxes=NESTED), ValueError, "boxes has .*nested"),
     (dict(boxes=BOXES.to_sparse()), ValueError, "boxes has layout torch.sparse_coo"),
-    (dict(boxes=BOXES.long()), TypeError, "boxes has dtype torch.int64; expected float32, float64, float16 or bfloat16"),
+    (
+        dict(boxes=BOXES.long()),
+        TypeError,
+        "boxes has dtype torch.int64; expected float32, float64, float16 or bfloat16",
+    ),
     (dict(boxes=BOXES.cfloat()), TypeError, "boxes has dtype torch.complex64"),
     (dict(boxes=BOXES.bool()), TypeError, "boxes has dtype torch.bool"),
-    (dict(boxes=[BOXES, BOXES.double()]), ValueError, r"boxes\[1\] has dtype torch.float64; expected torch.float32, as"),
+    (
+        dict(boxes=[BOXES, BOXES.double()]),
+        ValueError,
+        r"boxes\[1\] has dtype torch.float64; expected torch.float32, as",
+    ),
     (dict(boxes=[BOXES, BOXES.to("meta")]), ValueError, r"boxes\[1\] has device meta; expected cpu, as boxes\[0\]"),
     (dict(high="0.5"), TypeError, "high is '0.5'; expected numbers with 0 <= low <= high"),
     (dict(high=None), TypeError, "high is None"),
@@ -187,6 +207,14 @@ WRONG_CALLS = [
     (dict(return_iou=None), TypeError, "return_iou is None; expected True or False"),
     (dict(matcher="torchvision"), TypeError, "matcher is 'torchvision'; expected None or one of anchor_ext.matchers"),
     (dict(matcher=matchers.Matcher(), high=0.7), ValueError, "matcher is given, and so are thresholds or options"),
+    (dict(ignored=BOXES), ValueError, "ignored is given; expected None, but with matcher=MaxIoUAssigner"),
+    (dict(ignored=[BOXES], matcher=ASSIGNER), ValueError, "ignored is .*; expected as many images as boxes has, 1"),
+    (
+        dict(ignored=BOXES.double(), matcher=ASSIGNER),
+        ValueError,
+        "ignored has dtype torch.float64; expected torch.float32",
+    ),
+    (dict(ignored=5, matcher=ASSIGNER), TypeError, "ignored is 5; expected a tensor"),
     (dict(image_shape=(0, 5)), ValueError, r"image_shape is \(0, 5\)"),
     (dict(image_shape=None), TypeError, "image_shape is None"),
     (dict(clip=(0, 5)), ValueError, r"clip is \(0, 5\)"),
@@ -210,14 +238,30 @@ def test_wrong_calls(wrong, error, message):
         (lambda: matchers.SSDMatcher(-1), ValueError, "threshold is -1; expected a number >= 0"),
         (lambda: matchers.Detectron2Matcher(0.5), TypeError, "thresholds is 0.5; expected a list"),
         (lambda: matchers.Detectron2Matcher([], [1]), ValueError, r"thresholds is \(\); expected 1 to 8 ascending"),
-        (lambda: matchers.Detectron2Matcher([0.5, 0.4], [0, 0, 1]), ValueError, r"thresholds\[1\] is 0.4; expected 1 to 8"),
-        (lambda: matchers.Detectron2Matcher([0.5], [0, 2]), ValueError, r"labels is \(0, 2\); expected 2 of -1, 0 and 1"),
+        (
+            lambda: matchers.Detectron2Matcher([0.5, 0.4], [0, 0, 1]),
+            ValueError,
+            r"thresholds\[1\] is 0.4; expected 1 to 8",
+        ),
+        (
+            lambda: matchers.Detectron2Matcher([0.5], [0, 2]),
+            ValueError,
+            r"labels is \(0, 2\); expected 2 of -1, 0, 1",
+        ),
         (lambda: matchers.Detectron2Matcher([0.5], [0, 0, 1]), ValueError, "labels is .*one more than thresholds"),
         (lambda: matchers.MaxIoUAssigner(0.3, 0.4), ValueError, "pos_iou_thr is 0.3; expected numbers with 0 <= neg"),
-        (lambda: matchers.MaxIoUAssigner(0.5, (0.1, 0.2, 0.3)), ValueError, "neg_iou_thr is .*expected a number or a pair"),
+        (
+            lambda: matchers.MaxIoUAssigner(0.5, (0.1, 0.2, 0.3)),
+            ValueError,
+            "neg_iou_thr is .*expected a number or a pair",
+        ),
         (lambda: matchers.MaxIoUAssigner(0.5, 0.4, "no"), TypeError, "min_pos_iou is 'no'"),
         (lambda: matchers.ArgMaxMatcher(0.5, 0.6), ValueError, "matched_threshold is 0.5; expected numbers with 0 <="),
-        (lambda: matchers.ArgMaxMatcher(0.5, None, False), ValueError, "unmatched_threshold is 0.5; expected less than"),
+        (
+            lambda: matchers.ArgMaxMatcher(0.5, None, False),
+            ValueError,
+            "unmatched_threshold is 0.5; expected less than",
+        ),
         (lambda: matchers.FocalLossMatcher(0.3), ValueError, "high is 0.3"),
     ],
 )
@@ -247,9 +291,15 @@ def test_wrong_operands():
         ((boxes, counts, None, ANCHORS.spec, "match/1;colour=red"), "matcher has the key 'colour'; expected one of"),
         ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5"), "matcher has 1 codes; expected 2"),
         ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5,0.4;codes=-1,-2,matched"), "ascending"),
-        ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=x;codes=-1,-2"), "thresholds is 'x'; expected numbers"),
+        (
+            (boxes, counts, None, ANCHORS.spec, "match/1;thresholds=x;codes=-1,-2"),
+            "thresholds is 'x'; expected numbers",
+        ),
         ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5;codes=-1,7"), "codes is '7'; expected negative"),
-        ((boxes, counts, None, ANCHORS.spec, "match/1;low_quality=some"), "low_quality is 'some'; expected one of nothing"),
+        (
+            (boxes, counts, None, ANCHORS.spec, "match/1;low_quality=some"),
+            "low_quality is 'some'; expected one of nothing",
+        ),
     ]:
         with pytest.raises((ValueError, RuntimeError), match=message):
             torch.ops.anchor_ext.match(*wrong, **keywords)

@@ -48,7 +48,9 @@ def mmdet_anchors(device):
 
 
 def mmdet_ssd_anchors(device):
-    generator = mmdet.SSDAnchorGenerator([8, 16, 32], [[2], [2, 3], [2]], basesize_ratio_range=(0.15, 0.9), input_size=300)
+    generator = mmdet.SSDAnchorGenerator(
+        [8, 16, 32], [[2], [2, 3], [2]], basesize_ratio_range=(0.15, 0.9), input_size=300
+    )
     return generator.grid, GRIDS, torch.cat(generator.grid_priors(GRIDS, device=device))
 
 
@@ -58,7 +60,8 @@ def effdet_anchors(device):
 
 
 MAKERS = [
-    torchvision_anchors, torchvision_default_boxes, detectron2_anchors, mmdet_anchors, mmdet_ssd_anchors, effdet_anchors,
+    torchvision_anchors, torchvision_default_boxes, detectron2_anchors, mmdet_anchors, mmdet_ssd_anchors,
+    effdet_anchors,
 ]  # fmt: skip
 RULES = [
     matchers.Matcher(), matchers.SSDMatcher(), matchers.Detectron2Matcher(),

@@ -17,7 +17,9 @@ const char* const kRules[] = {
     "match/1;thresholds=0.4,0.5;codes=-1,-2,matched;low_quality=own;needs_overlap=yes",
     "match/1;thresholds=0.5;codes=-1,matched;low_quality=last;anchors=first",
     "match/1;thresholds=0.4,0.5;codes=matched,matched,matched;quotient=zero_if_apart;both=yes;low_quality=own",
-    "match/1;thresholds=0.1,0.3,0.5;codes=-2,-1,-2,matched;nan=-2;union=1e-06;least=0.2;low_quality=last",
+    "match/1;thresholds=0.1,0.3,0.5;codes=-2,-1,-2,matched;nan=-2;union=1e-06;least=0.2;low_quality=last;ignored=0.4",
+    "match/1;thresholds=0.4,0.5;codes=-1,-2,matched;nan=-2;union=1e-06;low_quality=last;anchors=first;ignored=0.3;"
+    "ignored_part=region",
     "match/1;thresholds=0.5;codes=-1,matched;quotient=zero_if_nothing;low_quality=first;anchors=first",
     "match/1;thresholds=0.4,0.5;codes=-1,-2,matched;nan=-2;union=1e-08",
 };
@@ -66,25 +68,43 @@ void check_one(const char* text, int most_boxes) {
   const Rule rule = rule_of(text);
 
   const bool only_proper = integer(0, 1) == 0;
-  Counts counts{};
-  std::vector<Box<T>> boxes;
-  std::vector<std::int64_t> begins{0};
-  for (counts.num_images = 0; counts.num_images < integer(1, 3);) {
-    for (std::int64_t i = integer(0, most_boxes); i > 0; --i) {
-      Box<T> box = some_box(pyramid, boxes);
-      while (only_proper && !(box.x2 > box.x1 && box.y2 > box.y1)) box = some_box(pyramid, boxes);
-      boxes.push_back(box);
+  const auto images = static_cast<std::int32_t>(integer(1, 3));
+  const bool only_proper = integer(0, 1) == 0;
+  std::vector<Box<T>> boxes;  // and behind them the regions
+  std::vector<std::int64_t> begins{0}, region_begins{0};
+  const auto add_images = [&](std::vector<std::int64_t>& to, int most) {
+    for (std::int32_t image = 0; image < images; ++image) {
+      for (std::int64_t i = integer(0, most); i > 0; --i) {
+        Box<T> box = some_box(pyramid, boxes);
+        while (only_proper && !(box.x2 > box.x1 && box.y2 > box.y1)) box = some_box(pyramid, boxes);
+        boxes.push_back(box);
+      }
+      to.push_back(static_cast<std::int64_t>(boxes.size()) - to[0]);
     }
-    begins.push_back(static_cast<std::int64_t>(boxes.size()));
-    counts.begins[++counts.num_images] = static_cast<std::int32_t>(boxes.size());
+  };
+  add_images(begins, most_boxes);
+  const std::size_t count = boxes.size();
+  const bool with_regions = rule.ignored_from > 0 && integer(0, 2) != 0;
+  if (with_regions) {
+    region_begins[0] = static_cast<std::int64_t>(count);
+    add_images(region_begins, 2);
+    region_begins[0] = 0;
   }
-  const auto results = static_cast<std::size_t>(counts.num_images * pyramid.num_anchors);
+  const auto taken_along = [&](const std::vector<std::int64_t>& all) {
+    Counts counts{images, {}};
+    std::copy(all.begin(), all.end(), counts.begins);
+    return counts;
+  };
+  const auto results = static_cast<std::size_t>(images * pyramid.num_anchors);
   std::vector<std::int64_t> matched(results);
   std::vector<T> iou(results);
-  match_cpu(pyramid, rule, boxes.data(), begins.data(), Matches<T>{matched.data(), iou.data()}, 0, counts.num_images);
+  const auto regions_at = [&](const Box<T>* all) { return with_regions ? all + count : nullptr; };
+  match_cpu(pyramid, rule, OnCpu<T>{boxes.data(), begins.data()},
+            OnCpu<T>{regions_at(boxes.data()), region_begins.data()}, Matches<T>{matched.data(), iou.data()}, 0,
+            images);
 
   const bool with_iou = integer(0, 1) == 0;
-  std::vector<std::uint64_t> best(2 * boxes.size() + 1);
+  std::vector<std::uint64_t> best(2 * count + 1);
   const auto launch = [&](void* out, const void* in) {
     void* memory = best.data();
 #if defined(ANCHOR_EXT_DEVICE)
@@ -94,14 +114,17 @@ void check_one(const char* text, int most_boxes) {
         {reinterpret_cast<std::uint64_t>(memory), best.size() * 8, ptx::Region::atomics, {}});
 #endif
     T* const ious = with_iou ? reinterpret_cast<T*>(static_cast<std::int64_t*>(out) + results) : nullptr;
-    match_cuda(pyramid, rule, static_cast<const Box<T>*>(in), counts,
+    const auto* const all = static_cast<const Box<T>*>(in);
+    match_cuda(pyramid, rule, OnCuda<T>{all, taken_along(begins)},
+               OnCuda<T>{regions_at(all), with_regions ? taken_along(region_begins) : Counts{}},
                Matches<T>{static_cast<std::int64_t*>(out), ious}, memory, device, nullptr);
 #if defined(ANCHOR_EXT_DEVICE)
     check(cudaDeviceSynchronize());
     check(cudaFree(memory));
 #endif
   };
-  const Bytes both = made(results * (8 + (with_iou ? sizeof(T) : 0)), 0, launch, boxes.data(), boxes.size() * sizeof(Box<T>));
+  const Bytes both =
+      made(results * (8 + (with_iou ? sizeof(T) : 0)), 0, launch, boxes.data(), boxes.size() * sizeof(Box<T>));
   const auto* const bytes = reinterpret_cast<const unsigned char*>(matched.data());
   compare(std::string("match ") + text, Bytes(bytes, bytes + 8 * results),
           Bytes(both.begin(), both.begin() + static_cast<std::ptrdiff_t>(8 * results)), Dtype::float64);

@@ -1,0 +1,45 @@
+// Anchors on grids, class by class: a class is a level's cell anchor.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/pyramid.h"
+
+namespace anchor_ext {
+
+// One axis of a class: the anchors' ends and lengths, cell by cell.
+struct Axis {
+  const float *low, *high, *length;
+  std::int64_t cells;
+  float shortest, longest;
+  bool ascends;
+  double first_low, first_high, cells_per_pixel;
+};
+
+// Cells begin .. end-1.
+struct Range {
+  std::int64_t begin, end;
+};
+
+struct Class {
+  Axis x, y;
+  std::int64_t begin;         // flat index of its first anchor
+  std::int64_t cell_anchors;  // of its level: the distance of its anchors
+  std::int64_t plane;         // where its anchors lie one after another, row by row
+  double least_area;
+};
+
+struct Tables {
+  std::vector<float> numbers;  // of the axes
+  std::vector<Class> classes;
+  std::int64_t num_anchors, widest;
+  bool proper;  // every anchor is finite, and none is turned inside out
+};
+
+Tables tables_of(const Pyramid& pyramid);
+
+// The cells whose anchors reach up to `least` at least, and begin at `most` at the latest.
+Range range_of(const Axis& axis, double least, double most);
+
+}  // namespace anchor_ext
