@@ -25,6 +25,7 @@ __all__ = [
     "is_sequence",
     "level_shapes",
     "levels",
+    "listed",
     "number",
     "offset_pairs",
     "per_level",
@@ -80,7 +81,8 @@ def is_sequence(value: object) -> bool:
     return hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
 
 
-def _items(name: str, value: object, expected: str) -> list[Any]:
+def listed(name: str, value: object, expected: str) -> list[Any]:
+    """The items of a sequence that is neither empty nor longer than any argument may be."""
     if not is_sequence(value):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
     try:
@@ -152,7 +154,7 @@ def image_shape(value: object, name: str = "image_shape") -> tuple[int, int]:
 
 def level_shapes(value: object) -> list[tuple[int, int]]:
     """(rows, columns) of each level as two ints."""
-    items = _items("level_shapes", value, "two positive integers (rows, columns) per level")
+    items = listed("level_shapes", value, "two positive integers (rows, columns) per level")
     return [
         _two_integers(f"level_shapes[{i}]", item, "two positive integers (rows, columns)")
         for i, item in enumerate(items)
@@ -160,7 +162,7 @@ def level_shapes(value: object) -> list[tuple[int, int]]:
 
 
 def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
-    items = _items(name, value, expected)
+    items = listed(name, value, expected)
     if len(items) != 2:
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
     first, second = (_integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
@@ -171,7 +173,7 @@ def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
 
 def levels(value: object) -> list[int]:
     """Distinct pyramid levels in 0..30."""
-    items = _items("pyramid_levels", value, "distinct integers in 0..30")
+    items = listed("pyramid_levels", value, "distinct integers in 0..30")
     result = [_integer(f"pyramid_levels[{i}]", item, "an integer in 0..30") for i, item in enumerate(items)]
     for i, level in enumerate(result):
         if not _is_native(level):
@@ -198,13 +200,13 @@ def _pairs(
 ) -> list[tuple[float, float]]:
     each = f"a number or a pair ({prefix}y, {prefix}x)"
     expected = f"{each} per pyramid level, {num_levels} in all"
-    items = _items(name, value, expected)
+    items = listed(name, value, expected)
     if len(items) != num_levels:
         raise ValueError(f"{name} is {show(value)}, of length {len(items)}; expected {expected}")
     pairs = []
     for i, item in enumerate(items):
         if is_sequence(item):
-            pair = _items(f"{name}[{i}]", item, each)
+            pair = listed(f"{name}[{i}]", item, each)
             if len(pair) != 2:
                 raise ValueError(f"{name}[{i}] is {show(item)}; expected {each}")
             pairs.append((read(f"{name}[{i}][0]", pair[0]), read(f"{name}[{i}][1]", pair[1])))
@@ -228,7 +230,7 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
     """Per level, the components of its cell anchors one after another; from any sequence (A, components) per level."""
     expected = f"a sequence (A, {components}) of numbers per level"
     levels = []
-    for i, level in enumerate(_items("cell_anchors", value, expected)):
+    for i, level in enumerate(listed("cell_anchors", value, expected)):
         name = f"cell_anchors[{i}]"
         numbers = []
         rows = level.tolist() if hasattr(level, "tolist") else level
@@ -239,8 +241,8 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
         if _are_floats(rows, components):  # as nearly all are
             levels.append([item for row in rows for item in row])
             continue
-        for j, row in enumerate(_items(name, rows, expected)):
-            items = _items(f"{name}[{j}]", row, f"{components} numbers")
+        for j, row in enumerate(listed(name, rows, expected)):
+            items = listed(f"{name}[{j}]", row, f"{components} numbers")
             if len(items) != components:
                 raise ValueError(f"{name}[{j}] is {show(row)}; expected {components} numbers")
             numbers += [number(f"{name}[{j}][{k}]", item) for k, item in enumerate(items)]
@@ -251,15 +253,15 @@ def cell_anchors(value: object, components: int) -> list[list[float]]:
 def widths_and_heights(value: object, num_levels: int) -> list[list[tuple[float, float]]]:
     """Per level its pairs (width, height)."""
     expected = f"a list of pairs (width, height) per pyramid level, {num_levels} in all"
-    levels = _items("boxes", value, expected)
+    levels = listed("boxes", value, expected)
     if len(levels) != num_levels:
         raise ValueError(f"boxes is {show(value)}, of length {len(levels)}; expected {expected}")
     result = []
     for i, level in enumerate(levels):
         pairs = []
-        for j, item in enumerate(_items(f"boxes[{i}]", level, "a list of pairs (width, height)")):
+        for j, item in enumerate(listed(f"boxes[{i}]", level, "a list of pairs (width, height)")):
             name = f"boxes[{i}][{j}]"
-            pair = _items(name, item, "a pair (width, height)")
+            pair = listed(name, item, "a pair (width, height)")
             if len(pair) != 2:
                 raise ValueError(f"{name} is {show(item)}; expected a pair (width, height)")
             pairs.append((_positive(f"{name}[0]", pair[0]), _positive(f"{name}[1]", pair[1])))
@@ -286,7 +288,7 @@ def per_level(name: str, value: object, num_levels: int, *, one_each: bool = Fal
     """
     flat = f"a number per pyramid level, {num_levels} in all" if one_each else "a list of numbers"
     expected = f"{flat}, or a list of numbers per pyramid level, {num_levels} in all"
-    items = _items(name, value, expected)
+    items = listed(name, value, expected)
     nested = [is_sequence(item) for item in items]
     if any(nested) and not all(nested):
         raise TypeError(f"{name} is {show(value)}; expected {expected}")
@@ -296,6 +298,6 @@ def per_level(name: str, value: object, num_levels: int, *, one_each: bool = Fal
         values = [_positive(f"{name}[{i}]", item) for i, item in enumerate(items)]
         return [[number] for number in values] if one_each else [list(values) for _ in range(num_levels)]
     return [
-        [_positive(f"{name}[{i}][{j}]", number) for j, number in enumerate(_items(f"{name}[{i}]", item, expected))]
+        [_positive(f"{name}[{i}][{j}]", number) for j, number in enumerate(listed(f"{name}[{i}]", item, expected))]
         for i, item in enumerate(items)
     ]

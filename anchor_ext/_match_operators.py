@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from ._anchor_operators import count_anchors
 from ._arguments import shape_of, show
+from ._library import native
 from ._operators import Operator, call, register
 from ._recording import constant_to_the_compiler, constants, is_compiled, is_traced
-from ._spec import Configuration
+from ._spec import DTYPES, Configuration, native_of
 from .matchers import MaxIoUAssigner, Rule, thresholds_of, torchvision_entries
 
 __all__ = ["match"]
@@ -21,6 +21,7 @@ __all__ = ["match"]
 Sides = Sequence[int]
 
 DEFAULT = (0.5, 0.4, True, False)
+_MOST = 2**22 - 1  # boxes of an image
 _EXPECTED = "expected a tensor (n, 4), or a list of them, one per image"
 
 
@@ -41,6 +42,11 @@ def _match(
         raise ValueError(f"boxes has dtype {boxes.dtype}; expected float32 or float64")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes has shape {tuple(boxes.shape)}; expected (n, 4)")
+    if all(isinstance(count, int) for count in (*counts, boxes.shape[0])) and sum(counts) != boxes.shape[0]:
+        raise ValueError(f"counts are {sum(counts)} in all; expected {boxes.shape[0]}, as many as boxes")
+    native.check_matcher(matcher)
+    if native_of(spec).layout not in ("xyxy", "yxyx"):
+        raise ValueError(f"layout is {native_of(spec).layout!r}; expected xyxy or yxyx, of boxes that can be matched")
     anchors, images = count_anchors(spec, level_shapes, image_shape, clip), len(counts)
     matched = boxes.new_empty((images, anchors), dtype=torch.int64)
     return matched, boxes.new_empty((images if with_iou else 0, anchors))
@@ -58,8 +64,11 @@ def _one_image(name: str, boxes: Any) -> Tensor:
         raise TypeError(f"{name} is {show(boxes)}; {_EXPECTED}")
     if boxes.is_nested or boxes.layout is not torch.strided or boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} has layout {boxes.layout} and shape {shape_of(boxes)}; {_EXPECTED}")
-    if not boxes.is_floating_point():
+    if boxes.dtype not in DTYPES.values():
         raise TypeError(f"{name} has dtype {boxes.dtype}; expected float32, float64, float16 or bfloat16")
+    count = boxes.shape[0]
+    if isinstance(count, int) and count > _MOST:
+        raise ValueError(f"{name} has {count} rows; expected at most {_MOST}")
     return boxes.detach()
 
 
@@ -86,8 +95,12 @@ def _must_be_alike(name: str, tensor: Tensor, first: Tensor, name_of_first: str)
             raise ValueError(f"{name} has {what} {value}; expected {expected}, as {name_of_first} has")
 
 
+def _is_default(options: tuple[Any, ...]) -> bool:
+    return all(type(a) is type(b) and a == b for a, b in zip(options, DEFAULT, strict=True))
+
+
 @constant_to_the_compiler
-def _text(high: float, low: float, low_quality: bool, needs_overlap: bool) -> str:
+def _text(high: Any, low: Any, low_quality: Any, needs_overlap: Any) -> str:
     for name, value in (("allow_low_quality", low_quality), ("low_quality_needs_overlap", needs_overlap)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} is {show(value)}; expected True or False")
@@ -95,14 +108,7 @@ def _text(high: float, low: float, low_quality: bool, needs_overlap: bool) -> st
     return f"match/1;{torchvision_entries(thresholds, low_quality, needs_overlap)}"
 
 
-_cached_text = functools.lru_cache(maxsize=64, typed=True)(_text)
-
-
-def _kept_text(default: tuple[Any, Any, Any, Any]) -> str:
-    try:
-        return _cached_text(*default)
-    except TypeError:  # what cannot be hashed is no number, which is then said
-        return _text(*default)
+_DEFAULT_TEXT = _text(*DEFAULT)
 
 
 def match(
@@ -120,10 +126,12 @@ def match(
     if is_traced():
         raise RuntimeError("match cannot be traced; compile or export it, or call it outside of what is traced")
     if matcher is None:
-        text = _text(*constants(default)) if is_compiled() else _kept_text(default)
+        text = (
+            _text(*constants(default)) if is_compiled() else _DEFAULT_TEXT if _is_default(default) else _text(*default)
+        )
     elif not isinstance(matcher, Rule):
         raise TypeError(f"matcher is {show(matcher)}; expected None or one of anchor_ext.matchers")
-    elif default != DEFAULT:
+    elif not _is_default(default):
         raise ValueError("matcher is given, and so are thresholds or options; expected them in the matcher alone")
     else:
         text = matcher._text  # type: ignore[attr-defined]

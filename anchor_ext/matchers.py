@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import is_sequence, number, show
+from ._arguments import is_sequence, listed, number, show
 
 __all__ = [
     "ArgMaxMatcher",
@@ -33,10 +33,17 @@ class Rule:
     """What all rules have in common."""
 
     def __post_init__(self) -> None:
+        if type(self) is Rule:
+            raise TypeError("Rule is what the rules have in common; expected one of them, such as Matcher")
         object.__setattr__(self, "_text", f"match/1;{self._entries()}")
 
     def _entries(self) -> str:
         raise NotImplementedError
+
+    def _keep(self, **read: Any) -> None:
+        """Fields as they were read, in place of what the user gave: a tensor could change later."""
+        for name, value in read.items():
+            object.__setattr__(self, name, value)
 
     def _finish(self, matched: Tensor) -> Any:
         """The original's result of the operator's."""
@@ -99,6 +106,7 @@ class Matcher(Rule):
         _check_bools(self, "allow_low_quality_matches", "low_quality_needs_overlap")
         named = {"low_threshold": self.low_threshold, "high_threshold": self.high_threshold}
         thresholds = thresholds_of(named, "numbers with 0 <= low_threshold <= high_threshold")
+        self._keep(low_threshold=thresholds[0], high_threshold=thresholds[1])
         return torchvision_entries(thresholds, self.allow_low_quality_matches, self.low_quality_needs_overlap)
 
 
@@ -123,6 +131,7 @@ class SSDMatcher(Rule):
 
     def _entries(self) -> str:
         thresholds = thresholds_of({"threshold": self.threshold}, "a number >= 0")
+        self._keep(threshold=thresholds[0])
         return f"thresholds={_numbers(thresholds)};codes=-1,matched;low_quality=last;anchors=first"
 
 
@@ -147,20 +156,20 @@ class Detectron2Matcher(Rule):
 
     def _entries(self) -> str:
         _check_bools(self, "allow_low_quality_matches", "low_quality_needs_overlap")
-        for name in ("thresholds", "labels"):
-            value = getattr(self, name)
-            if not is_sequence(value):
-                raise TypeError(f"{name} is {show(value)}; expected a list")
-            object.__setattr__(self, name, tuple(value))
         expected = f"1 to {_MAX_THRESHOLDS} ascending numbers > 0"
-        thresholds = thresholds_of({f"thresholds[{i}]": t for i, t in enumerate(self.thresholds)}, expected)
-        if not 1 <= len(thresholds) <= _MAX_THRESHOLDS or thresholds[0] <= 0:
-            raise ValueError(f"thresholds is {show(self.thresholds)}; expected {expected}")
-        good = all(type(label) is int and label in (-1, 0, 1) for label in self.labels)
-        if not good or len(self.labels) != len(thresholds) + 1:
-            raise ValueError(
-                f"labels is {show(self.labels)}; expected {len(thresholds) + 1} of -1, 0, 1, one more than thresholds"
-            )
+        given = listed("thresholds", self.thresholds, expected)
+        if len(given) > _MAX_THRESHOLDS:
+            raise ValueError(f"thresholds has {len(given)} items; expected {expected}")
+        thresholds = thresholds_of({f"thresholds[{i}]": threshold for i, threshold in enumerate(given)}, expected)
+        if thresholds[0] == 0:
+            raise ValueError(f"thresholds[0] is 0; expected {expected}")
+        expected = f"{len(thresholds) + 1} of -1, 0, 1, one more than thresholds"
+        labels = listed("labels", self.labels, expected)
+        if len(labels) != len(thresholds) + 1 or any(
+            type(label) is not int or label not in (-1, 0, 1) for label in labels
+        ):
+            raise ValueError(f"labels is {show(self.labels)}; expected {expected}")
+        self._keep(thresholds=tuple(thresholds), labels=tuple(labels))
         codes = ",".join(["matched"] * len(self.labels))
         return (
             f"thresholds={_numbers(thresholds)};codes={codes};quotient=zero_if_apart;both=yes;"
@@ -203,19 +212,20 @@ class MaxIoUAssigner(Rule):
 
     def _entries(self) -> str:
         _check_bools(self, "gt_max_assign_all", "ignore_wrt_candidates", "match_low_quality")
-        negative: Any = self.neg_iou_thr
-        if is_sequence(negative):
-            negative = tuple(negative)
-            object.__setattr__(self, "neg_iou_thr", negative)
-            if len(negative) != 2:
-                raise ValueError(f"neg_iou_thr is {show(negative)}; expected a number or a pair (low, high)")
-            named = {"neg_iou_thr[0]": negative[0], "neg_iou_thr[1]": negative[1]}
+        if is_sequence(self.neg_iou_thr):
+            pair = listed("neg_iou_thr", self.neg_iou_thr, "a number or a pair (low, high)")
+            if len(pair) != 2:
+                raise ValueError(f"neg_iou_thr is {show(self.neg_iou_thr)}; expected a number or a pair (low, high)")
+            named = {"neg_iou_thr[0]": pair[0], "neg_iou_thr[1]": pair[1]}
             codes = "-2,-1,-2,matched"
         else:
-            named, codes = {"neg_iou_thr": negative}, "-1,-2,matched"
+            named, codes = {"neg_iou_thr": self.neg_iou_thr}, "-1,-2,matched"
         expected = "numbers with 0 <= neg_iou_thr <= pos_iou_thr"
         thresholds = thresholds_of({**named, "pos_iou_thr": self.pos_iou_thr}, expected)
         least, ignored = number("min_pos_iou", self.min_pos_iou), number("ignore_iof_thr", self.ignore_iof_thr)
+        *negative, positive = thresholds
+        self._keep(pos_iou_thr=positive, neg_iou_thr=negative[0] if len(negative) == 1 else tuple(negative))
+        self._keep(min_pos_iou=least, ignore_iof_thr=ignored)
         return (
             f"thresholds={_numbers(thresholds)};codes={codes};nan=-2;union=1e-06;least={least!r};"
             f"low_quality={'last' if self.match_low_quality else 'nothing'};"
@@ -247,6 +257,7 @@ class ArgMaxMatcher(Rule):
         unmatched = self.matched_threshold if self.unmatched_threshold is None else self.unmatched_threshold
         named = {"unmatched_threshold": unmatched, "matched_threshold": self.matched_threshold}
         thresholds = thresholds_of(named, "numbers with 0 <= unmatched_threshold <= matched_threshold")
+        self._keep(unmatched_threshold=thresholds[0], matched_threshold=thresholds[1])
         if not self.negatives_lower_than_unmatched and thresholds[0] == thresholds[1]:
             raise ValueError(
                 f"unmatched_threshold is {thresholds[0]:g}; expected less than matched_threshold, as "
@@ -273,4 +284,5 @@ class FocalLossMatcher(Rule):
 
     def _entries(self) -> str:
         thresholds = thresholds_of({"low": self.low, "high": self.high}, "numbers with 0 <= low <= high")
+        self._keep(low=thresholds[0], high=thresholds[1])
         return f"thresholds={_numbers(thresholds)};codes=-1,-2,matched;nan=-2;union=1e-08;low_quality=nothing"

@@ -21,10 +21,11 @@
 namespace anchor_ext {
 namespace {
 
-// More than all roundings of an IoU and of a window's bounds together, relative to what is compared; areas below
-// kLeastArea may lose more.
+// More than all roundings of an IoU and of a window's bounds together, relative to what is compared. Below these areas
+// and this IoU an intersection may be subnormal, whose roundings are greater: there nothing is bounded.
 constexpr double kMargin = 1e-5;
 constexpr double kLeastArea = 1e-20;
+constexpr double kLeastIou = 1e-12;
 
 // Some anchors of a class.
 struct Window {
@@ -34,11 +35,11 @@ struct Window {
 
 struct Taken {
   const Class* of;
-  std::int64_t row, column;
-  std::int32_t box;
+  std::int32_t row, column, box;
 
-  std::int64_t flat() const { return of->begin + (row * of->x.cells + column) * of->cell_anchors; }
-  std::int64_t planar() const { return of->plane + row * of->x.cells + column; }
+  std::int64_t flat() const { return of->begin + cell() * of->cell_anchors; }
+  std::int64_t planar() const { return of->plane + cell(); }
+  std::int64_t cell() const { return row * of->x.cells + column; }
   Box<float> anchor() const { return {of->x.low[column], of->y.low[row], of->x.high[column], of->y.high[row]}; }
 };
 
@@ -46,7 +47,9 @@ template <typename T>
 class Windows {
  public:
   Windows(const Tables& tables, const Rule& rule)
-      : tables_(tables), rule_(rule), floor_(rule.num_thresholds > 0 ? rule.thresholds[0] : 0) {}
+      : tables_(tables),
+        rule_(rule),
+        floor_(rule.num_thresholds > 0 ? double{static_cast<T>(rule.thresholds[0])} : 0) {}
 
   // Of one image. `every` asks for the best box of every anchor, also of those below the lowest threshold.
   void match(const Box<T>* boxes, std::int64_t count, bool every, std::int64_t* matched, T* iou) {
@@ -61,6 +64,7 @@ class Windows {
       if (!takes(rule_, iou_of(most))) continue;
       if (most > 0) {
         take(g, most);
+        if (taken_.size() > most_taken_) drop_repeated();
       } else if (rule_.only_first) {
         taken_.push_back({&tables_.classes[0], 0, 0, g});
       } else if (rule_.gets != Gets::own) {
@@ -71,6 +75,7 @@ class Windows {
         return match(boxes, count, true, matched, iou);
       }
     }
+    if (low_quality) drop_repeated();
     if (every)
       write_all(last_of_all >= 0 && rule_.gets == Gets::own, matched, iou);
     else
@@ -101,21 +106,25 @@ class Windows {
     Signed<T> most = 0;
     most_of_class_.assign(tables_.classes.size(), 0);
     if (!(area > 0)) return most;
-    if (area < kLeastArea) least = 0;
     for (std::size_t c = 0; c < tables_.classes.size(); ++c) {
       const Class& of = tables_.classes[c];
       const double most_width = std::min(width, double{of.x.longest}),
                    most_height = std::min(height, double{of.y.longest});
       const double sum = area + of.least_area, inter = most_width * most_height * (1 + kMargin);
-      const double at_least = std::max(least, keep ? 0.0 : double{iou_of(most)}) * (1 - kMargin);
-      if (of.least_area > kLeastArea && inter * (1 + at_least) < at_least * sum) continue;
-      const Window window = window_of(of, box, of.least_area > kLeastArea ? at_least : 0, sum, most_width, most_height);
+      const double at_least = bound_of(of, area, std::max(least, keep ? 0.0 : double{iou_of(most)}));
+      if (inter * (1 + at_least) < at_least * sum) continue;
+      const Window window = window_of(of, box, at_least, sum, most_width, most_height);
       if (window.columns.begin >= window.columns.end || window.rows.begin >= window.rows.end) continue;
       if (keep) visited_.push_back(window);
       most_of_class_[c] = visit(window, g, box, area);
       most = std::max(most, most_of_class_[c]);
     }
     return most;
+  }
+
+  // An IoU that those of the class have certainly, whose IoU is computed to be `iou`; 0 where nothing is certain.
+  static double bound_of(const Class& of, T area, double iou) {
+    return iou >= kLeastIou && area >= kLeastArea && of.least_area >= kLeastArea ? iou * (1 - kMargin) : 0;
   }
 
   static Window window_of(const Class& of, const Box<T>& box, double iou, double sum, double most_width,
@@ -129,7 +138,7 @@ class Windows {
 
   Signed<T> visit(const Window& window, std::int32_t g, const Box<T>& box, T area) {
     const Class& of = *window.of;
-    const std::int64_t left = window.columns.begin, cells = window.columns.end - left;
+    const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
     overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
     Signed<T> most = 0;
     for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row) {
@@ -156,12 +165,11 @@ class Windows {
     for (std::size_t c = 0; c < tables_.classes.size(); ++c) {
       if (most_of_class_[c] != most) continue;
       const Class& of = tables_.classes[c];
-      const bool bounded = area >= kLeastArea && of.least_area > kLeastArea;
-      const Window window = window_of(of, box, bounded ? iou_of(most) * (1 - kMargin) : 0, area + of.least_area,
+      const Window window = window_of(of, box, bound_of(of, area, iou_of(most)), area + of.least_area,
                                       std::min(width, double{of.x.longest}), std::min(height, double{of.y.longest}));
-      const std::int64_t left = window.columns.begin, cells = window.columns.end - left;
+      const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
       overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
-      for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row) {
+      for (std::int32_t row = window.rows.begin; row < window.rows.end; ++row) {
         const Row<T> some{widths_.data(),
                           of.x.length + left,
                           height_of(of, row, box),
@@ -172,15 +180,31 @@ class Windows {
                           nullptr,
                           nullptr,
                           cells};
-        for (std::int64_t i = 0; i < cells; ++i)
+        for (std::int32_t i = 0; i < cells; ++i)
           if (key_at(some, i) == most) taken_.push_back({&of, row, left + i, g});
       }
     }
-    if (!rule_.only_first) return;
+    if (!rule_.only_first || taken_.size() == before) return;
     const auto first = std::min_element(taken_.begin() + static_cast<std::ptrdiff_t>(before), taken_.end(),
                                         [](const Taken& a, const Taken& b) { return a.flat() < b.flat(); });
     taken_[before] = *first;
     taken_.resize(before + 1);
+  }
+
+  // Keeps one entry for each anchor, in their order: that of the box which gets it.
+  void drop_repeated() {
+    std::vector<bool> seen(static_cast<std::size_t>(tables_.num_anchors));
+    const auto is_repeated = [&seen](const Taken& one) {
+      auto bit = seen[static_cast<std::size_t>(one.planar())];
+      const bool is = bit;
+      bit = true;
+      return is;
+    };
+    if (rule_.gets == Gets::last)
+      taken_.erase(taken_.begin(), std::remove_if(taken_.rbegin(), taken_.rend(), is_repeated).base());
+    else
+      taken_.erase(std::remove_if(taken_.begin(), taken_.end(), is_repeated), taken_.end());
+    most_taken_ = std::max(most_taken_, 2 * taken_.size());
   }
 
   void write_all(bool all_taken, std::int64_t* matched, T* iou) const {
@@ -260,6 +284,7 @@ class Windows {
   std::vector<T> widths_, columns_;
   std::vector<Window> visited_;
   std::vector<Taken> taken_;
+  std::size_t most_taken_ = 4096;
 };
 
 template <typename T>
@@ -276,7 +301,7 @@ void match_cpu(const Pyramid& pyramid, const Rule& rule, const OnCpu<T>& boxes, 
                const Matches<T>& matches, std::int64_t begin, std::int64_t end) {
   const Tables tables = tables_of(pyramid);
   bool has_flat_anchor = false;
-  for (const Class& of : tables.classes) has_flat_anchor = has_flat_anchor || !(of.least_area > 0);
+  for (const Class& of : tables.classes) has_flat_anchor = has_flat_anchor || of.may_be_flat;
   Windows<T> windows(tables, rule);
   for (std::int64_t image = begin; image < end; ++image) {
     const Box<T>* const own = boxes.boxes + boxes.begins[image];

@@ -53,8 +53,8 @@ Batch batch_of(const char* name, const char* counts_name, stable::Tensor boxes, 
   if (!boxes.is_contiguous()) boxes = stable::contiguous(boxes);
   Integers begins{0};
   for (std::size_t image = 0; image < counts.size(); ++image) {
-    if (counts[image] < 0 || counts[image] > kMaxBoxes / kMaxMatchedImages)
-      reject(counts_name, "[", image, "] is ", counts[image], "; expected 0..2**22 - 1");
+    if (counts[image] < 0 || counts[image] > kMaxBoxes)
+      reject(counts_name, "[", image, "] is ", counts[image], "; expected at most 4194303");
     begins.push_back(begins.back() + counts[image]);
   }
   if (begins.back() != boxes.size(0))

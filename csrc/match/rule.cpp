@@ -50,7 +50,7 @@ T number_of(std::string_view key, std::string_view text) {
 std::int64_t code_of(std::string_view key, std::string_view text) {
   if (text == "matched") return kMatched;
   const auto code = number_of<std::int64_t>(key, text);
-  if (code >= 0) reject_value(key, text, "negative integers or matched");
+  if (code >= 0 || code == kMatched) reject_value(key, text, "negative integers or matched");
   return code;
 }
 
@@ -76,6 +76,9 @@ Rule rule_of(std::string_view text) {
   for (std::size_t i = 1; i < entries.size(); ++i) {
     const std::size_t equals = entries[i].find('=');
     const std::string_view key = entries[i].substr(0, equals);
+    for (std::size_t other = 1; other < i; ++other)
+      if (entries[other].substr(0, entries[other].find('=')) == key)
+        reject("matcher has the key '", key.substr(0, 60), "' again; expected it once");
     const std::string_view value = equals == std::string_view::npos ? "" : entries[i].substr(equals + 1);
     if (key == "thresholds") {
       for (const std::string_view number : split(value, ',')) {

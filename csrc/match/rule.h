@@ -12,9 +12,9 @@
 namespace anchor_ext {
 
 inline constexpr int kMaxThresholds = 8;
-inline constexpr std::int64_t kMatched = INT64_MIN;  // as a code: the box itself
-inline constexpr std::int64_t kIgnored = -2;         // the result of an anchor that is ignored
-inline constexpr std::int64_t kMaxBoxes = (std::int64_t{1} << 31) - 1;
+inline constexpr std::int64_t kMatched = INT64_MIN;                     // as a code: the box itself
+inline constexpr std::int64_t kIgnored = -2;                            // the result of an anchor that is ignored
+inline constexpr std::int64_t kMaxBoxes = (std::int64_t{1} << 22) - 1;  // of an image: those of a launch fit 32 bits
 
 // What the IoU is where the union is nothing, or next to it.
 enum class Quotient : std::int32_t {
@@ -48,7 +48,7 @@ struct Rule {
 };
 
 // "match/1;key=value;...", as docs/operators.md has it. Throws std::invalid_argument.
-Rule rule_of(std::string_view text);
+ANCHOR_EXT_API Rule rule_of(std::string_view text);
 
 template <typename T>
 ANCHOR_EXT_HD std::int32_t bin_of(const Rule& rule, T iou) {

@@ -29,12 +29,12 @@ std::int64_t first_where(std::int64_t count, double guess, const At& at) {
 }  // namespace
 
 Range range_of(const Axis& axis, double least, double most) {
-  if (!axis.ascends) return {0, axis.cells};
+  if (!axis.ascends) return {0, static_cast<std::int32_t>(axis.cells)};
   const std::int64_t begin = first_where(axis.cells, std::ceil((least - axis.first_high) * axis.cells_per_pixel),
                                          [&](std::int64_t i) { return axis.high[i] >= least; });
   const std::int64_t end = first_where(axis.cells, std::floor((most - axis.first_low) * axis.cells_per_pixel) + 1,
                                        [&](std::int64_t i) { return axis.low[i] > most; });
-  return {begin, std::max(begin, end)};
+  return {static_cast<std::int32_t>(begin), static_cast<std::int32_t>(std::max(begin, end))};
 }
 
 namespace {
@@ -51,11 +51,13 @@ void fill_axis(const Pyramid& pyramid, const Side& side, const double* centres, 
         narrowed(pyramid.plain ? high + centres[i] : component<false>(pyramid, high, k_high, centres[i], centres[i]));
     lengths[i] = highs[i] - lows[i];
   }
-  axis = {lows, highs, lengths, side.cells, lengths[0], lengths[0], true, lows[0], highs[0], 0};
-  for (std::int64_t i = 1; i < side.cells; ++i) {
+  constexpr float kMost = std::numeric_limits<float>::max();
+  axis = {lows, highs, lengths, side.cells, lengths[0], lengths[0], true, true, lows[0], highs[0], 0};
+  for (std::int64_t i = 0; i < side.cells; ++i) {
     axis.shortest = std::min(axis.shortest, lengths[i]);
     axis.longest = std::max(axis.longest, lengths[i]);
-    axis.ascends = axis.ascends && lows[i] >= lows[i - 1] && highs[i] >= highs[i - 1];
+    axis.proper = axis.proper && lows[i] >= -kMost && highs[i] <= kMost && lengths[i] >= 0;  // a NaN is neither
+    if (i > 0) axis.ascends = axis.ascends && lows[i] >= lows[i - 1] && highs[i] >= highs[i - 1];
   }
   const double pixels = double{lows[side.cells - 1]} - lows[0];
   axis.cells_per_pixel = pixels > 0 ? static_cast<double>(side.cells - 1) / pixels : 0;
@@ -96,9 +98,9 @@ Tables tables_of(const Pyramid& pyramid) {
       made.cell_anchors = level.num_cell_anchors;
       made.plane = plane;
       made.least_area = double{made.x.shortest} * made.y.shortest;
-      const float most = made.x.longest * made.y.longest;
-      tables.proper =
-          tables.proper && made.x.shortest >= 0 && made.y.shortest >= 0 && most <= std::numeric_limits<float>::max();
+      made.may_be_flat = !(made.x.shortest * made.y.shortest > 0);
+      tables.proper = tables.proper && made.x.proper && made.y.proper &&
+                      made.x.longest * made.y.longest <= std::numeric_limits<float>::max();
       plane += level.x.cells * level.y.cells;
       tables.widest = std::max(tables.widest, level.x.cells);
       tables.classes.push_back(made);

@@ -13,13 +13,13 @@ struct Axis {
   const float *low, *high, *length;
   std::int64_t cells;
   float shortest, longest;
-  bool ascends;
+  bool ascends, proper;  // no anchor ends before its neighbour; each is finite, and none is turned inside out
   double first_low, first_high, cells_per_pixel;
 };
 
 // Cells begin .. end-1.
 struct Range {
-  std::int64_t begin, end;
+  std::int32_t begin, end;
 };
 
 struct Class {
@@ -28,6 +28,7 @@ struct Class {
   std::int64_t cell_anchors;  // of its level: the distance of its anchors
   std::int64_t plane;         // where its anchors lie one after another, row by row
   double least_area;
+  bool may_be_flat;  // an anchor's area may be 0, in float32
 };
 
 struct Tables {

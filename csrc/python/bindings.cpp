@@ -11,6 +11,7 @@
 
 #include "anchors/op.h"
 #include "core/spec.h"
+#include "match/rule.h"
 #include "python/eager.h"
 
 namespace anchor_ext {
@@ -75,6 +76,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_CELL_ANCHORS") = kMaxCellAnchors;
   m.attr("LAYOUTS") = py::make_tuple("xyxy", "yxyx", "cxcywha", "point", "point_stride");
   m.def("build_info", &build_info);
+  m.def("check_matcher", [](const std::string& matcher) { rule_of(matcher); });
   m.def("check_pyramid_levels", &check_pyramid_levels);
   m.def("check_shape", [](const std::string& name, const Integers& sides, std::int64_t least) {
     check_shape(name.c_str(), image_shape_of(name.c_str(), sides), least);

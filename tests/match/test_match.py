@@ -342,3 +342,58 @@ def test_effdet_itself(effdet, rng):
         similarity = IouSimilarity().compare(BoxList(boxes[:, yxyx]), BoxList(made[:, yxyx]))
         original = ArgMaxMatcher(**options).match(similarity).match_results
         assert torch.equal(ANCHORS.match(boxes, SHAPE, matcher=matchers.ArgMaxMatcher(**options)), original)
+
+
+LEAST = 1.4e-45  # float32's
+SQUARE = [(-8.0, -8.0, 8.0, 8.0)]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("rule", [RULES[0], *RULES[4:6], *RULES[9:12], RULES[13]], ids=str)
+@pytest.mark.parametrize(
+    ("cell_anchors", "stride", "grid", "box"),
+    [
+        (SQUARE, 16, (4, 4), [-1e38, 0.5, 1.3e-4, 1.5]),  # an IoU that is subnormal
+        (SQUARE, 16, (4, 4), [-1e38, 0.5, 0.00156, 1.5]),
+        (SQUARE, 16, (4, 4), [-7.3, 0.2, 75 * LEAST, 7.5]),
+        ([(-0.1, 0, 6 * LEAST, 0.1)], 8, (1, 1), [0, 0, 0.1, 0.1]),
+        ([(-1e-3, -1e-3, 1e-3, 1e-3), (-9e-4, -9e-4, 9e-4, 9e-4)], 8, (1, 1), [0, 0, 2.8e-23, 2.8e-23]),
+        ([(-1e-25, -1e-25, 1e-25, 1e-25)], 8, (1, 1), [5, 5, 5, 5]),  # an area that is 0 in float32 only
+        (SQUARE, 3e38, (3, 3), [0, 0, 8, 8]),  # anchors that are infinite
+    ],
+)
+def test_where_numbers_end(rule, cell_anchors, stride, grid, box, device):
+    made = anchor_ext.AnchorGrid([cell_anchors], [stride], offset=0.0)
+    anchors = made([grid], device=device)
+    for boxes in ([box], [box, [1, 1, 9, 9]]):
+        check(
+            lambda b, **o: made.match(b, [grid], **o),
+            rule,
+            torch.tensor(boxes, dtype=torch.float32, device=device),
+            anchors,
+        )
+
+
+@pytest.mark.quick
+def test_centres_that_leave_float16(device):
+    grid, shapes = anchor_ext.AnchorGrid([SQUARE], [64], arithmetic="float16", offset=0.0), [(2, 1100)]
+    anchors = grid(shapes, device=device)
+    assert not anchors.isfinite().all()
+    boxes = torch.tensor([[0.0, 0, 8, 8]], device=device)
+    check(lambda b, **o: grid.match(b, shapes, **o), RULES[0], boxes, anchors)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("low", [1e-46, 1e-40, 1e-3])
+def test_thresholds_next_to_nothing(low, device):
+    rule = matchers.Matcher(0.5, low)
+    check(lambda b, **o: ANCHORS.match(b, SHAPE, **o), rule, coco(5).to(device), made_on(device))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("rule", [RULES[0], RULES[9], RULES[10]], ids=str)
+def test_boxes_of_which_all_anchors_have_the_same_iou(rule, device):
+    grid, shapes = anchor_ext.AnchorGrid([[(-16, -16, 16, 16)]], [8]), [(60, 70)]
+    boxes = torch.tensor([[-50.0, -50, 700, 700]], device=device).repeat(120, 1)
+    boxes[7] += 300
+    check(lambda b, **o: grid.match(b, shapes, **o), rule, boxes, grid(shapes, device=device))

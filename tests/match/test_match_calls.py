@@ -196,6 +196,10 @@ WRONG_CALLS = [
         r"boxes\[1\] has dtype torch.float64; expected torch.float32, as",
     ),
     (dict(boxes=[BOXES, BOXES.to("meta")]), ValueError, r"boxes\[1\] has device meta; expected cpu, as boxes\[0\]"),
+    (dict(boxes=BOXES.to(torch.float8_e5m2)), TypeError, "boxes has dtype torch.float8_e5m2"),
+    (dict(boxes=torch.zeros(1, 4).expand(2**22, 4)), ValueError, "boxes has 4194304 rows; expected at most 4194303"),
+    (dict(high=torch.tensor([0.5, 0.6]), matcher=matchers.Matcher()), ValueError, "matcher is given, and so are"),
+    (dict(high=torch.tensor([0.5, 0.6])), TypeError, "high is a Tensor of shape"),
     (dict(high="0.5"), TypeError, "high is '0.5'; expected numbers with 0 <= low <= high"),
     (dict(high=None), TypeError, "high is None"),
     (dict(high=float("nan")), ValueError, "high is nan"),
@@ -236,8 +240,8 @@ def test_wrong_calls(wrong, error, message):
         (lambda: matchers.Matcher("a"), TypeError, "high_threshold is 'a'"),
         (lambda: matchers.Matcher(0.5, 0.4, 1), TypeError, "allow_low_quality_matches is 1; expected True or False"),
         (lambda: matchers.SSDMatcher(-1), ValueError, "threshold is -1; expected a number >= 0"),
-        (lambda: matchers.Detectron2Matcher(0.5), TypeError, "thresholds is 0.5; expected a list"),
-        (lambda: matchers.Detectron2Matcher([], [1]), ValueError, r"thresholds is \(\); expected 1 to 8 ascending"),
+        (lambda: matchers.Detectron2Matcher(0.5), TypeError, "thresholds is 0.5; expected 1 to 8 ascending"),
+        (lambda: matchers.Detectron2Matcher([], [1]), ValueError, "thresholds is empty; expected 1 to 8 ascending"),
         (
             lambda: matchers.Detectron2Matcher([0.5, 0.4], [0, 0, 1]),
             ValueError,
@@ -246,7 +250,7 @@ def test_wrong_calls(wrong, error, message):
         (
             lambda: matchers.Detectron2Matcher([0.5], [0, 2]),
             ValueError,
-            r"labels is \(0, 2\); expected 2 of -1, 0, 1",
+            r"labels is \[0, 2\]; expected 2 of -1, 0, 1",
         ),
         (lambda: matchers.Detectron2Matcher([0.5], [0, 0, 1]), ValueError, "labels is .*one more than thresholds"),
         (lambda: matchers.MaxIoUAssigner(0.3, 0.4), ValueError, "pos_iou_thr is 0.3; expected numbers with 0 <= neg"),
@@ -262,6 +266,8 @@ def test_wrong_calls(wrong, error, message):
             ValueError,
             "unmatched_threshold is 0.5; expected less than",
         ),
+        (lambda: matchers.Detectron2Matcher(range(1, 10**8), [0]), ValueError, "thresholds has 99999999 items"),
+        (lambda: matchers.Rule(), TypeError, "Rule is what the rules have in common"),
         (lambda: matchers.FocalLossMatcher(0.3), ValueError, "high is 0.3"),
     ],
 )
@@ -315,3 +321,26 @@ def test_rules_are_values():
         with pytest.raises(AttributeError):
             rule.low_threshold = 0.1
     assert originals.expected(matchers.Matcher(), coco(3), ANCHORS.generate((64, 64), device="cpu")[0])
+
+
+@pytest.mark.quick
+def test_a_threshold_that_changes_is_read_anew():
+    boxes, high = coco(9), torch.tensor(0.5)
+    rule = matchers.Matcher(high)
+    first = ANCHORS.match(boxes, SHAPE, high=high)
+    high.fill_(0.95)
+    assert torch.equal(ANCHORS.match(boxes, SHAPE, high=high), ANCHORS.match(boxes, SHAPE, high=float(high)))
+    assert not torch.equal(ANCHORS.match(boxes, SHAPE, high=high), first)
+    assert rule == matchers.Matcher(0.5) and torch.equal(ANCHORS.match(boxes, SHAPE, matcher=rule), first)
+
+
+@pytest.mark.quick
+def test_meta_and_fake_say_what_is_wrong():
+    (boxes, counts, *rest), keywords = operands("cpu", 4)
+    for wrong, message in [
+        ((boxes, [7], *rest), "counts are 7 in all"),
+        ((boxes, counts, None, ANCHORS.spec, "nonsense"), "matcher begins with 'nonsense'"),
+        ((boxes, counts, [1, 2], "anchors/1;layout=point;strides=8,8;cell_anchors=0,0", TEXT), "layout is 'point'"),
+    ]:
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            torch.ops.anchor_ext.match(wrong[0].to("meta"), *wrong[1:], **keywords)
