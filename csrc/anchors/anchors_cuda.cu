@@ -8,12 +8,11 @@
 #include <type_traits>
 
 #include "anchors/anchors.h"
+#include "core/launch.h"
 
 namespace anchor_ext {
 namespace {
 
-constexpr int kThreads = 256;                                             // a block
-constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;          // of a grid's first dimension
 constexpr std::int64_t kMaxRows = 16;                                     // of a tile: more would save next to nothing
 constexpr std::int64_t kTableNumbers = kMaxCellAnchors * kMaxComponents;  // of a tile's rows
 constexpr int kSmall = 64 * 4;  // numbers of the pyramids that most are: a launch copies its parameters
@@ -157,29 +156,6 @@ __global__ void __launch_bounds__(kThreads) flags_kernel(const __grid_constant__
   const std::int64_t i = thread_index();
   if (i < pyramid.num_anchors) out[i] = flag_at(pyramid, predicate, i);
 }
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("anchor_ext: ") + what + " failed: " + cudaGetErrorString(error));
-}
-
-template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), std::int64_t blocks, int device, void* stream, const char* what,
-            const Arguments&... arguments) {
-  if (blocks == 0) return;
-  if (blocks > kMaxBlocks)  // half a TB of flags, more of anything else: memory ends before
-    throw std::runtime_error("anchor_ext: more anchors than one launch can index");
-  // The CUDA runtime is linked statically: this copy of it has not seen which device torch made current.
-  check(cudaSetDevice(device), "choosing the device");
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
-  config.stream = static_cast<cudaStream_t>(stream);
-  check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
-}
-
-// Blocks of a thread per item.
-std::int64_t blocks_of(std::int64_t items) { return (items + kThreads - 1) / kThreads; }
 
 // How many threads a device holds at once; each thread of the host asks once per device.
 std::int64_t resident_threads(int device) {

@@ -90,7 +90,8 @@ struct Regions {
   std::int32_t count;
 };
 
-// Whether the greatest part of an anchor that any region has, or the other way round, is too great; no number is not.
+// Whether the greatest part that any region has of the anchor, or the anchor of a region, exceeds the rule's. If one is
+// no number the anchor is not ignored, as by torch's max. kLeast is the eps of mmdet's overlaps.
 template <typename T>
 ANCHOR_EXT_HD bool is_ignored(const Rule& rule, const Regions<T>& regions, const Box<float>& anchor,
                               float area_anchor) {
@@ -128,19 +129,19 @@ struct Ragged {
   Begins begins;
 };
 template <typename T>
-using OnCpu = Ragged<T, const std::int64_t*>;
+using CpuBoxes = Ragged<T, const std::int64_t*>;
 template <typename T>
-using OnCuda = Ragged<T, Counts>;
+using CudaBoxes = Ragged<T, Counts>;
 
 // Matches of the images begin .. end-1, on the calling thread. `regions` are those whose anchors are ignored.
 template <typename T>
-void match_cpu(const Pyramid& pyramid, const Rule& rule, const OnCpu<T>& boxes, const OnCpu<T>& regions,
+void match_cpu(const Pyramid& pyramid, const Rule& rule, const CpuBoxes<T>& boxes, const CpuBoxes<T>& regions,
                const Matches<T>& matches, std::int64_t begin, std::int64_t end);
 
 // Of a batch, on `stream`: two launches; three where boxes take their first anchors alone, one where they take none.
 // `best` is memory of the device, 16 bytes per box.
 template <typename T>
-void match_cuda(const Pyramid& pyramid, const Rule& rule, const OnCuda<T>& boxes, const OnCuda<T>& regions,
+void match_cuda(const Pyramid& pyramid, const Rule& rule, const CudaBoxes<T>& boxes, const CudaBoxes<T>& regions,
                 const Matches<T>& matches, void* best, int device, void* stream);
 
 }  // namespace anchor_ext

@@ -1,7 +1,7 @@
 // The CPU's matching, one image at a time.
 //
 // Anchors lie on grids: an anchor's overlap with a box is one number per column times one per row. So there are small
-// tables per class of anchors (a level's cell anchor), and per box and class only a window of the grid matters: where
+// tables per cell anchor, and per box and cell anchor only a window of the grid matters: where
 // anchors overlap the box, if every anchor's best box is asked for, or else where the lowest threshold can be reached.
 // A window is found by bounds that leave a margin for rounding; what lies in it is computed exactly, and what lies
 // outside of it cannot matter.
@@ -27,14 +27,14 @@ constexpr double kMargin = 1e-5;
 constexpr double kLeastArea = 1e-20;
 constexpr double kLeastIou = 1e-12;
 
-// Some anchors of a class.
+// Some anchors of one cell anchor.
 struct Window {
-  const Class* of;
+  const CellAnchorGrid* of;
   Range columns, rows;
 };
 
 struct Taken {
-  const Class* of;
+  const CellAnchorGrid* of;
   std::int32_t row, column, box;
 
   std::int64_t flat() const { return of->begin + cell() * of->cell_anchors; }
@@ -56,31 +56,31 @@ class Windows {
     if (!every) every = !(floor_ > 0) || rule_.codes[0] == kMatched || rule_.both || iou != nullptr;
     begin_image(boxes, count);
     const bool low_quality = rule_.gets != Gets::nothing;
-    std::int32_t last_of_all = -1;
+    std::int32_t of_all = -1;
     for (std::int32_t g = 0; g < count_; ++g) {
-      Signed<T> most = visit(g, every ? 0 : floor_, true);
+      Signed<T> most = visit_box(g, every ? 0 : floor_, true);
       if (!low_quality) continue;
-      if (!every && iou_of(most) < static_cast<T>(floor_)) most = visit(g, 0, false);
+      if (!every && iou_of(most) < static_cast<T>(floor_)) most = visit_box(g, 0, false);
       if (!takes(rule_, iou_of(most))) continue;
       if (most > 0) {
         take(g, most);
         if (taken_.size() > most_taken_) drop_repeated();
       } else if (rule_.only_first) {
-        taken_.push_back({&tables_.classes[0], 0, 0, g});
+        taken_.push_back({&tables_.grids[0], 0, 0, g});
       } else if (rule_.gets != Gets::own) {
-        if (last_of_all < 0 || rule_.gets == Gets::last) last_of_all = g;
+        if (of_all < 0 || rule_.gets == Gets::last) of_all = g;
       } else if (every) {
-        last_of_all = g;
+        of_all = g;
       } else {  // nearly every anchor is given its own best box
         return match(boxes, count, true, matched, iou);
       }
     }
     if (low_quality) drop_repeated();
     if (every)
-      write_all(last_of_all >= 0 && rule_.gets == Gets::own, matched, iou);
+      write_all(of_all >= 0 && rule_.gets == Gets::own, matched, iou);
     else
       write_visited(matched);
-    write_taken(every, last_of_all, matched);
+    write_taken(every, of_all, matched);
   }
 
  private:
@@ -97,17 +97,18 @@ class Windows {
     columns_.clear();
   }
 
-  // What can reach an IoU of `least` with box g (0: any overlap); returns the greatest IoU that was seen. What is
-  // outside of the windows has less, or none.
-  Signed<T> visit(std::int32_t g, double least, bool keep) {
+  // What can reach an IoU of `least` with box g (0: any overlap); returns the greatest IoU, as a key. What is outside
+  // of the windows has less, or none. To `keep` is to write it later; else only the greatest is wanted, and less need
+  // not be looked at.
+  Signed<T> visit_box(std::int32_t g, double least, bool keep) {
     const Box<T>& box = boxes_[g];
     const double width = double{box.x2} - box.x1, height = double{box.y2} - box.y1;
     const T area = area_of(box);
     Signed<T> most = 0;
-    most_of_class_.assign(tables_.classes.size(), 0);
+    most_of_grid_.assign(tables_.grids.size(), 0);
     if (!(area > 0)) return most;
-    for (std::size_t c = 0; c < tables_.classes.size(); ++c) {
-      const Class& of = tables_.classes[c];
+    for (std::size_t c = 0; c < tables_.grids.size(); ++c) {
+      const CellAnchorGrid& of = tables_.grids[c];
       const double most_width = std::min(width, double{of.x.longest}),
                    most_height = std::min(height, double{of.y.longest});
       const double sum = area + of.least_area, inter = most_width * most_height * (1 + kMargin);
@@ -116,18 +117,18 @@ class Windows {
       const Window window = window_of(of, box, at_least, sum, most_width, most_height);
       if (window.columns.begin >= window.columns.end || window.rows.begin >= window.rows.end) continue;
       if (keep) visited_.push_back(window);
-      most_of_class_[c] = visit(window, g, box, area);
-      most = std::max(most, most_of_class_[c]);
+      most_of_grid_[c] = update_window(window, g, box, area);
+      most = std::max(most, most_of_grid_[c]);
     }
     return most;
   }
 
-  // An IoU that those of the class have certainly, whose IoU is computed to be `iou`; 0 where nothing is certain.
-  static double bound_of(const Class& of, T area, double iou) {
+  // An IoU that those of the grid have certainly, whose IoU is computed to be `iou`; 0 where nothing is certain.
+  static double bound_of(const CellAnchorGrid& of, T area, double iou) {
     return iou >= kLeastIou && area >= kLeastArea && of.least_area >= kLeastArea ? iou * (1 - kMargin) : 0;
   }
 
-  static Window window_of(const Class& of, const Box<T>& box, double iou, double sum, double most_width,
+  static Window window_of(const CellAnchorGrid& of, const Box<T>& box, double iou, double sum, double most_width,
                           double most_height) {
     // An IoU needs an intersection of so many pixels, hence an overlap so wide and so high.
     const double inter = iou / (1 + iou) * sum * (1 - kMargin);
@@ -136,8 +137,8 @@ class Windows {
     return {&of, range_of(of.x, box.x1 + width, box.x2 - width), range_of(of.y, box.y1 + height, box.y2 - height)};
   }
 
-  Signed<T> visit(const Window& window, std::int32_t g, const Box<T>& box, T area) {
-    const Class& of = *window.of;
+  Signed<T> update_window(const Window& window, std::int32_t g, const Box<T>& box, T area) {
+    const CellAnchorGrid& of = *window.of;
     const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
     overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
     Signed<T> most = 0;
@@ -150,7 +151,7 @@ class Windows {
     return most;
   }
 
-  static T height_of(const Class& of, std::int64_t row, const Box<T>& box) {
+  static T height_of(const CellAnchorGrid& of, std::int64_t row, const Box<T>& box) {
     const T low = of.y.low[row], high = of.y.high[row];
     const T height = std::min(high, box.y2) - std::max(low, box.y1);
     return height > 0 ? height : 0;
@@ -162,9 +163,9 @@ class Windows {
     const double width = double{box.x2} - box.x1, height = double{box.y2} - box.y1;
     const T area = area_of(box);
     const std::size_t before = taken_.size();
-    for (std::size_t c = 0; c < tables_.classes.size(); ++c) {
-      if (most_of_class_[c] != most) continue;
-      const Class& of = tables_.classes[c];
+    for (std::size_t c = 0; c < tables_.grids.size(); ++c) {
+      if (most_of_grid_[c] != most) continue;
+      const CellAnchorGrid& of = tables_.grids[c];
       const Window window = window_of(of, box, bound_of(of, area, iou_of(most)), area + of.least_area,
                                       std::min(width, double{of.x.longest}), std::min(height, double{of.y.longest}));
       const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
@@ -208,7 +209,7 @@ class Windows {
   }
 
   void write_all(bool all_taken, std::int64_t* matched, T* iou) const {
-    for (const Class& of : tables_.classes)
+    for (const CellAnchorGrid& of : tables_.grids)
       for (std::int64_t cell = 0; cell < of.x.cells * of.y.cells; ++cell) {
         const std::int64_t flat = of.begin + cell * of.cell_anchors;
         const T best = iou_of(best_[of.plane + cell]);
@@ -222,7 +223,7 @@ class Windows {
   void write_visited(std::int64_t* matched) const {
     std::fill_n(matched, tables_.num_anchors, rule_.codes[0]);
     for (const Window& window : visited_) {
-      const Class& of = *window.of;
+      const CellAnchorGrid& of = *window.of;
       for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row)
         for (std::int64_t column = window.columns.begin; column < window.columns.end; ++column) {
           const std::int64_t cell = row * of.x.cells + column;
@@ -279,7 +280,7 @@ class Windows {
   const double floor_;
   const Box<T>* boxes_ = nullptr;
   std::int32_t count_ = 0;
-  std::vector<Signed<T>> best_, most_of_class_, keys_;
+  std::vector<Signed<T>> best_, most_of_grid_, keys_;
   std::vector<std::int32_t> index_;
   std::vector<T> widths_, columns_;
   std::vector<Window> visited_;
@@ -297,11 +298,11 @@ bool is_proper(const Box<T>& box) {
 }  // namespace
 
 template <typename T>
-void match_cpu(const Pyramid& pyramid, const Rule& rule, const OnCpu<T>& boxes, const OnCpu<T>& regions,
+void match_cpu(const Pyramid& pyramid, const Rule& rule, const CpuBoxes<T>& boxes, const CpuBoxes<T>& regions,
                const Matches<T>& matches, std::int64_t begin, std::int64_t end) {
   const Tables tables = tables_of(pyramid);
   bool has_flat_anchor = false;
-  for (const Class& of : tables.classes) has_flat_anchor = has_flat_anchor || of.may_be_flat;
+  for (const CellAnchorGrid& of : tables.grids) has_flat_anchor = has_flat_anchor || of.may_be_flat;
   Windows<T> windows(tables, rule);
   for (std::int64_t image = begin; image < end; ++image) {
     const Box<T>* const own = boxes.boxes + boxes.begins[image];
@@ -328,9 +329,9 @@ void match_cpu(const Pyramid& pyramid, const Rule& rule, const OnCpu<T>& boxes, 
   }
 }
 
-template void match_cpu(const Pyramid&, const Rule&, const OnCpu<float>&, const OnCpu<float>&, const Matches<float>&,
-                        std::int64_t, std::int64_t);
-template void match_cpu(const Pyramid&, const Rule&, const OnCpu<double>&, const OnCpu<double>&, const Matches<double>&,
-                        std::int64_t, std::int64_t);
+template void match_cpu(const Pyramid&, const Rule&, const CpuBoxes<float>&, const CpuBoxes<float>&,
+                        const Matches<float>&, std::int64_t, std::int64_t);
+template void match_cpu(const Pyramid&, const Rule&, const CpuBoxes<double>&, const CpuBoxes<double>&,
+                        const Matches<double>&, std::int64_t, std::int64_t);
 
 }  // namespace anchor_ext

@@ -1,26 +1,20 @@
 // A thread per anchor, which compares it with its image's boxes, a few hundred of them at a time in shared memory.
 //
-// One launch finds every box's best IoU, by maxima that know no order; one the first anchor that has it; both only
-// where the rule lets boxes take anchors. The last one finds every anchor's best box and writes the results. What an
-// anchor's IoUs are is computed anew each time: that costs less than to write and to read them.
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
-
+// Where boxes take anchors, a first launch finds every box's best IoU, by maxima that know no order, and a second one,
+// where a box takes one anchor alone, the first anchor that has it. The last launch finds every anchor's best box and
+// writes the results. What an anchor's IoUs are is computed anew each time: that costs less than to write and to read
+// them.
+#include "core/launch.h"
 #include "match/match.h"
 
 namespace anchor_ext {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;
-
 // What the kernels share beside the pyramid.
 template <typename T>
 struct Task {
   Rule rule;
-  OnCuda<T> boxes, regions;
+  CudaBoxes<T> boxes, regions;
   std::int32_t blocks_per_image;
   Matches<T> matches;
   Key<T>* best;                   // a box's best IoU
@@ -35,8 +29,8 @@ struct Shared {
   std::int64_t first[kThreads];
 };
 
-__device__ inline void raise(std::uint32_t* to, std::uint32_t key) { atomicMax(to, key); }
-__device__ inline void raise(std::uint64_t* to, std::uint64_t key) {
+__device__ inline void atomic_max(std::uint32_t* to, std::uint32_t key) { atomicMax(to, key); }
+__device__ inline void atomic_max(std::uint64_t* to, std::uint64_t key) {
   atomicMax(reinterpret_cast<unsigned long long int*>(to), static_cast<unsigned long long int>(key));
 }
 
@@ -70,8 +64,8 @@ __device__ inline Own own_anchor(const Pyramid& pyramid, const Task<T>& task) {
   return own;
 }
 
-// Calls per_box(i, IoU) for each box of the image, which lies at i in shared memory, and whose place among all is
-// tile + i; before(at) and after(at) once for each box, by the thread whose place in shared memory is the box's.
+// Calls per_box(tile, i, IoU) for each box of the image, which lies at i in shared memory and at tile + i among all;
+// and before(at) and after(at) once for each box, by the thread whose number is the box's place in shared memory.
 template <typename T, typename Before, typename PerBox, typename After>
 __device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>& shared, const Before& before,
                                  const PerBox& per_box, const After& after) {
@@ -114,10 +108,10 @@ __global__ void __launch_bounds__(kThreads)
         const Key<T> key = own.exists && !own.ignored ? key_of(iou) : 0;
         if (!__any_sync(0xffffffffu, key != 0)) return;  // as for most boxes: the anchors of a warp lie side by side
         const Key<T> greatest = greatest_of_warp(key);
-        if (threadIdx.x % 32 == 0) raise(&shared.best[i], greatest);
+        if (threadIdx.x % 32 == 0) atomic_max(&shared.best[i], greatest);
       },
       [&](std::int32_t at) {
-        if (shared.best[threadIdx.x] != 0) raise(&task.best[at], shared.best[threadIdx.x]);
+        if (shared.best[threadIdx.x] != 0) atomic_max(&task.best[at], shared.best[threadIdx.x]);
       });
 }
 
@@ -179,43 +173,36 @@ __global__ void __launch_bounds__(kThreads)
                                                   : taken(rule, rule.gets == Gets::own ? index : of);
 }
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("anchor_ext: ") + what + " failed: " + cudaGetErrorString(error));
-}
-
 }  // namespace
 
 template <typename T>
-void match_cuda(const Pyramid& pyramid, const Rule& rule, const OnCuda<T>& boxes, const OnCuda<T>& regions,
+void match_cuda(const Pyramid& pyramid, const Rule& rule, const CudaBoxes<T>& boxes, const CudaBoxes<T>& regions,
                 const Matches<T>& matches, void* best, int device, void* stream) {
   static_assert(sizeof(Pyramid) + sizeof(Task<T>) + 128 <= 32764, "both must fit a kernel's parameters");
-  const Counts& counts = boxes.begins;
-  const std::int64_t blocks = (pyramid.num_anchors + kThreads - 1) / kThreads, count = counts.begins[counts.num_images];
-  if (blocks * counts.num_images > kMaxBlocks)
-    throw std::runtime_error("anchor_ext: more anchors than one launch can index");
+  const std::int32_t images = boxes.begins.num_images, count = boxes.begins.begins[images];
+  const std::int64_t blocks = blocks_of(pyramid.num_anchors);
   auto* const first = static_cast<unsigned long long int*>(best) + count;
   Task<T> task{rule, boxes, regions, static_cast<std::int32_t>(blocks), matches, static_cast<Key<T>*>(best), first};
   if (rule.ignored_from == 0) task.regions.boxes = nullptr;
-  check(cudaSetDevice(device), "choosing the device");
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks * counts.num_images));
-  config.blockDim = dim3(kThreads);
-  config.stream = static_cast<cudaStream_t>(stream);
+  const auto clear = [&](void* memory, int byte, std::size_t each) {
+    check(cudaMemsetAsync(memory, byte, each * static_cast<std::size_t>(count), static_cast<cudaStream_t>(stream)),
+          "clearing memory for match");
+  };
   if (rule.gets != Gets::nothing && count > 0) {
-    check(cudaMemsetAsync(task.best, 0, count * sizeof(Key<T>), config.stream), "clearing memory for match");
-    check(cudaLaunchKernelEx(&config, best_kernel<T>, pyramid, task), "the launch of match");
+    check(cudaSetDevice(device), "choosing the device");
+    clear(task.best, 0, sizeof(Key<T>));
+    launch(best_kernel<T>, blocks * images, device, stream, "the launch of match's best_kernel", pyramid, task);
     if (rule.only_first) {
-      check(cudaMemsetAsync(first, 0xff, count * sizeof *first, config.stream), "clearing memory for match");
-      check(cudaLaunchKernelEx(&config, first_kernel<T>, pyramid, task), "the launch of match");
+      clear(first, 0xff, sizeof *first);
+      launch(first_kernel<T>, blocks * images, device, stream, "the launch of match's first_kernel", pyramid, task);
     }
   }
-  check(cudaLaunchKernelEx(&config, result_kernel<T>, pyramid, task), "the launch of match");
+  launch(result_kernel<T>, blocks * images, device, stream, "the launch of match's result_kernel", pyramid, task);
 }
 
-template void match_cuda(const Pyramid&, const Rule&, const OnCuda<float>&, const OnCuda<float>&, const Matches<float>&,
-                         void*, int, void*);
-template void match_cuda(const Pyramid&, const Rule&, const OnCuda<double>&, const OnCuda<double>&,
+template void match_cuda(const Pyramid&, const Rule&, const CudaBoxes<float>&, const CudaBoxes<float>&,
+                         const Matches<float>&, void*, int, void*);
+template void match_cuda(const Pyramid&, const Rule&, const CudaBoxes<double>&, const CudaBoxes<double>&,
                          const Matches<double>&, void*, int, void*);
 
 }  // namespace anchor_ext

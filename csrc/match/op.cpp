@@ -21,7 +21,7 @@ namespace stable = torch::stable;
 using Integers = std::vector<std::int64_t>;
 
 // Boxes of a batch, or regions: checked, contiguous, and kept alive as long as they are used.
-struct Batch {
+struct BoxBatch {
   stable::Tensor tensor;
   Integers begins;  // of each image's among all; and where the last ones end
 
@@ -30,20 +30,20 @@ struct Batch {
     return static_cast<const Box<T>*>(tensor.const_data_ptr());
   }
   template <typename T>
-  OnCpu<T> on_cpu() const {
+  CpuBoxes<T> for_cpu() const {
     return {memory<T>(), begins.data()};
   }
   // Of some images.
   template <typename T>
-  OnCuda<T> on_cuda(std::int64_t first, std::int32_t images) const {
-    OnCuda<T> boxes{memory<T>() + begins[first], {images, {}}};
+  CudaBoxes<T> for_cuda(std::int64_t first, std::int32_t images) const {
+    CudaBoxes<T> boxes{memory<T>() + begins[first], {images, {}}};
     for (std::int32_t i = 0; i <= images; ++i)
       boxes.begins.begins[i] = static_cast<std::int32_t>(begins[first + i] - begins[first]);
     return boxes;
   }
 };
 
-Batch batch_of(const char* name, const char* counts_name, stable::Tensor boxes, const Integers& counts) {
+BoxBatch batch_of(const char* name, const char* counts_name, stable::Tensor boxes, const Integers& counts) {
   const auto refuse = [&](const char* expected) {
     throw std::invalid_argument(std::string(name) + ": expected a tensor " + expected);
   };
@@ -54,7 +54,7 @@ Batch batch_of(const char* name, const char* counts_name, stable::Tensor boxes, 
   Integers begins{0};
   for (std::size_t image = 0; image < counts.size(); ++image) {
     if (counts[image] < 0 || counts[image] > kMaxBoxes)
-      reject(counts_name, "[", image, "] is ", counts[image], "; expected at most 4194303");
+      reject(counts_name, "[", image, "] is ", counts[image], "; expected 0 to ", kMaxBoxes);
     begins.push_back(begins.back() + counts[image]);
   }
   if (begins.back() != boxes.size(0))
@@ -65,14 +65,14 @@ Batch batch_of(const char* name, const char* counts_name, stable::Tensor boxes, 
 }
 
 template <typename T>
-void match(const Pyramid& pyramid, const Rule& rule, const Batch& boxes, const Batch* regions,
+void match(const Pyramid& pyramid, const Rule& rule, const BoxBatch& boxes, const BoxBatch* regions,
            const Matches<T>& matches, stable::Device device) {
   ANCHOR_EXT_RANGE("match");
   const auto images = static_cast<std::int64_t>(boxes.begins.size()) - 1;
   const Place place = place_of(device);
   if (place.device == Device::cpu)
     return on_cpu(images, 1, [&](std::int64_t begin, std::int64_t end) {
-      match_cpu(pyramid, rule, boxes.on_cpu<T>(), regions == nullptr ? OnCpu<T>{} : regions->on_cpu<T>(), matches,
+      match_cpu(pyramid, rule, boxes.for_cpu<T>(), regions == nullptr ? CpuBoxes<T>{} : regions->for_cpu<T>(), matches,
                 begin, end);
     });
   // A key and an index per box.
@@ -81,8 +81,8 @@ void match(const Pyramid& pyramid, const Rule& rule, const Batch& boxes, const B
     for (std::int64_t first = 0; first < images; first += kMaxMatchedImages) {
       const auto some = static_cast<std::int32_t>(std::min<std::int64_t>(images - first, kMaxMatchedImages));
       const std::int64_t anchors = first * pyramid.num_anchors;
-      match_cuda(pyramid, rule, boxes.on_cuda<T>(first, some),
-                 regions == nullptr ? OnCuda<T>{} : regions->on_cuda<T>(first, some),
+      match_cuda(pyramid, rule, boxes.for_cuda<T>(first, some),
+                 regions == nullptr ? CudaBoxes<T>{} : regions->for_cuda<T>(first, some),
                  Matches<T>{matches.matched + anchors, matches.iou == nullptr ? nullptr : matches.iou + anchors},
                  static_cast<std::int64_t*>(best.mutable_data_ptr()) + 2 * boxes.begins[first], index, stream);
     }
@@ -93,8 +93,8 @@ std::tuple<stable::Tensor, stable::Tensor> match_op(stable::Tensor boxes, Intege
                                                     Text spec_text, Text matcher, bool with_iou, Sides image_shape,
                                                     Sides clip, std::optional<stable::Tensor> ignored,
                                                     Sides ignored_counts) {
-  const Batch batch = batch_of("boxes", "counts", boxes, counts);
-  std::optional<Batch> regions;
+  const BoxBatch batch = batch_of("boxes", "counts", boxes, counts);
+  std::optional<BoxBatch> regions;
   if (ignored) {
     regions = batch_of("ignored", "ignored_counts", *ignored, ignored_counts.value_or(Integers{}));
     if (regions->begins.size() != batch.begins.size())

@@ -1,4 +1,5 @@
-// The innermost loops of matching on the CPU, of which compilers make vectors: boxes and anchors are proper here.
+// The innermost loops of matching on the CPU, of which compilers make vectors: boxes and anchors are proper here, and
+// have an area or share nothing, so that it makes no difference what rule.quotient says. IoUs are keys, see match.h.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ struct Row {
   std::int64_t cells;
 };
 
-// Updates the anchors' best IoU and box, and returns the greatest IoU among them.
+// Updates the anchors' best IoU and box, and returns the greatest one of these.
 std::int32_t update(const Row<float>& row);
 std::int64_t update(const Row<double>& row);
 

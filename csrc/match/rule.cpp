@@ -110,6 +110,7 @@ Rule rule_of(std::string_view text) {
       rule.needs_overlap = choice_of(kAnswers, key, value);
     } else if (key == "ignored") {
       rule.ignored_from = number_of<double>(key, value);
+      if (rule.ignored_from < 0) reject_value(key, value, "a number >= 0");
     } else if (key == "ignored_part") {
       rule.part_of_region = choice_of(kParts, key, value);
     } else if (key == "both") {

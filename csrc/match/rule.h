@@ -1,7 +1,7 @@
 // What makes a match of an IoU, in every framework's way: plain data, which reaches a device with a launch.
 //
-// Per anchor the best IoU and the first box that has it are looked up in `codes`. Then every box that has no better
-// anchor may take the anchors of its own best IoU: the low-quality rule.
+// Per anchor the best IoU is looked up in `codes`; its box is the first that has it. Then every box may take the
+// anchors whose IoU with it is its greatest: the low-quality rule.
 #pragma once
 
 #include <cstdint>

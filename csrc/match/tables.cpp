@@ -44,11 +44,13 @@ void fill_axis(const Pyramid& pyramid, const Side& side, const double* centres, 
   float* const lows = to;
   float* const highs = to + side.cells;
   float* const lengths = highs + side.cells;
+  const auto at = [&](double of_cell_anchor, int k, double centre) {
+    return narrowed(pyramid.plain ? component<true>(pyramid, of_cell_anchor, k, centre, centre)
+                                  : component<false>(pyramid, of_cell_anchor, k, centre, centre));
+  };
   for (std::int64_t i = 0; i < side.cells; ++i) {
-    lows[i] =
-        narrowed(pyramid.plain ? low + centres[i] : component<false>(pyramid, low, k_low, centres[i], centres[i]));
-    highs[i] =
-        narrowed(pyramid.plain ? high + centres[i] : component<false>(pyramid, high, k_high, centres[i], centres[i]));
+    lows[i] = at(low, k_low, centres[i]);
+    highs[i] = at(high, k_high, centres[i]);
     lengths[i] = highs[i] - lows[i];
   }
   constexpr float kMost = std::numeric_limits<float>::max();
@@ -89,7 +91,7 @@ Tables tables_of(const Pyramid& pyramid) {
     for (std::int64_t i = 0; i < level.y.cells; ++i) centres_y[i] = centre<false>(pyramid.arithmetic, level.y, i);
     for (std::int32_t a = 0; a < level.num_cell_anchors; ++a) {
       const double* const cell_anchor = cell_anchor_at(pyramid, level, a);
-      Class made{};
+      CellAnchorGrid made{};
       fill_axis(pyramid, level.x, centres_x.data(), cell_anchor[x], cell_anchor[x + 2], x, x + 2, to, made.x);
       to += 3 * level.x.cells;
       fill_axis(pyramid, level.y, centres_y.data(), cell_anchor[y], cell_anchor[y + 2], y, y + 2, to, made.y);
@@ -103,7 +105,7 @@ Tables tables_of(const Pyramid& pyramid) {
                       made.x.longest * made.y.longest <= std::numeric_limits<float>::max();
       plane += level.x.cells * level.y.cells;
       tables.widest = std::max(tables.widest, level.x.cells);
-      tables.classes.push_back(made);
+      tables.grids.push_back(made);
     }
   }
   return tables;

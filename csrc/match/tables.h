@@ -1,4 +1,4 @@
-// Anchors on grids, class by class: a class is a level's cell anchor.
+// Anchors by cell anchor: each level's cell anchor over the level's grid.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace anchor_ext {
 
-// One axis of a class: the anchors' ends and lengths, cell by cell.
+// One axis of such a grid: the anchors' ends and lengths, cell by cell.
 struct Axis {
   const float *low, *high, *length;
   std::int64_t cells;
@@ -22,7 +22,7 @@ struct Range {
   std::int32_t begin, end;
 };
 
-struct Class {
+struct CellAnchorGrid {
   Axis x, y;
   std::int64_t begin;         // flat index of its first anchor
   std::int64_t cell_anchors;  // of its level: the distance of its anchors
@@ -33,7 +33,7 @@ struct Class {
 
 struct Tables {
   std::vector<float> numbers;  // of the axes
-  std::vector<Class> classes;
+  std::vector<CellAnchorGrid> grids;
   std::int64_t num_anchors, widest;
   bool proper;  // every anchor is finite, and none is turned inside out
 };

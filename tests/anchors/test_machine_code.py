@@ -4,35 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
-from toolchain import binary_tool
+from machine_code import CUOBJDUMP, INFO, LIBRARY, NEEDS, kernels_of, uses_local_memory
 
-import anchor_ext
-
-LIBRARY = Path(anchor_ext.__file__).with_name("libanchor_ext.so")
-CUOBJDUMP, NVDISASM = binary_tool("cuobjdump"), binary_tool("nvdisasm")
-INFO = anchor_ext.build_info()
+pytestmark = NEEDS
 OUTPUT_TYPES = {"f": "float32", "d": "float64", "NS_7Float16E": "float16", "NS_8BFloat16E": "bfloat16"}
-
-
-def release(tool: str | None) -> tuple[int, ...]:
-    if tool is None:
-        return ()
-    text = subprocess.run([tool, "--version"], capture_output=True, text=True).stdout
-    return tuple(map(int, re.search(r"release (\d+)\.(\d+)", text).groups()))
-
-
-TOOLKIT = tuple(map(int, (INFO["cuda"] or "0").split(".")))
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(INFO["cuda"] is None, reason="built without CUDA"),
-    pytest.mark.skipif(CUOBJDUMP is None or NVDISASM is None, reason="needs cuobjdump and nvdisasm"),
-    pytest.mark.skipif(
-        min(release(CUOBJDUMP), release(NVDISASM)) < TOOLKIT, reason="these tools are older than the code"
-    ),
-]
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +19,18 @@ def kernels(tmp_path_factory) -> dict[tuple[str, str], dict[str, object]]:
     The kinds: "generate" makes every anchor, "generate plain" those of the common case, both also with parameters for
     small pyramids; "gather" those at indices; "many" those of many images. "flags" has no output type.
     """
-    folder = tmp_path_factory.mktemp("cubins")
-    subprocess.run([CUOBJDUMP, "-xelf", "all", LIBRARY], cwd=folder, check=True, capture_output=True)
     found = {}
-    for cubin in sorted(folder.glob("*.cubin")):
-        arch = re.search(r"sm_\d+", cubin.name)[0]
-        code = subprocess.run([NVDISASM, "-c", cubin], check=True, capture_output=True, text=True).stdout
-        usage = subprocess.run([CUOBJDUMP, "-res-usage", cubin], check=True, capture_output=True, text=True)
-        resources = dict(re.findall(r"Function (\S+):\s*\n\s*(.*)", usage.stdout + usage.stderr))
-        for name, body in re.findall(r"^\.text\.(\S+):\n(.*?)(?=^\.text\.|\Z)", code, re.MULTILINE | re.DOTALL):
-            types = "|".join(OUTPUT_TYPES)
-            mangled = re.search(rf"(generate|gather|many)_kernelI({types})(?:Lb([01])ENS_9PyramidOfILi(\d+)E)?E", name)
-            assert mangled or "flags_kernelE" in name, f"a kernel of another name: {name}"
-            kind, output_type = "flags", None
-            if mangled:
-                kind, output_type = mangled[1], OUTPUT_TYPES[mangled[2]]
-                kind += " plain" * (mangled[3] == "1") + " small" * (mangled[4] == "256")
-            key = (arch, kind, output_type)
-            assert key not in found
-            found[key] = {"code": body, "resources": resources[name]}
+    for arch, name, code, resources in kernels_of("anchors_cuda", tmp_path_factory.mktemp("cubins")):
+        types = "|".join(OUTPUT_TYPES)
+        mangled = re.search(rf"(generate|gather|many)_kernelI({types})(?:Lb([01])ENS_9PyramidOfILi(\d+)E)?E", name)
+        assert mangled or "flags_kernelE" in name, f"a kernel of another name: {name}"
+        kind, output_type = "flags", None
+        if mangled:
+            kind, output_type = mangled[1], OUTPUT_TYPES[mangled[2]]
+            kind += " plain" * (mangled[3] == "1") + " small" * (mangled[4] == "256")
+        key = (arch, kind, output_type)
+        assert key not in found
+        found[key] = {"code": code, "resources": resources}
     return found
 
 
@@ -99,9 +69,7 @@ def test_wide_stores(kernels, output_type, store):
 
 def test_no_spills_no_stack_no_local_memory(kernels):
     for key, kernel in kernels.items():
-        assert re.search(r"\bSTACK:0\b", kernel["resources"]), (key, kernel["resources"])
-        assert re.search(r"\bLOCAL:0\b", kernel["resources"]), (key, kernel["resources"])
-        assert not re.search(r"\b(LDL|STL)\b", kernel["code"]), key
+        assert not uses_local_memory(kernel["code"], kernel["resources"]), (key, kernel["resources"])
 
 
 def test_no_fused_multiply_add(kernels):

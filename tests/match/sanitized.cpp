@@ -57,9 +57,9 @@ void check(const char* text) {
   const auto anchors = static_cast<std::size_t>(pyramid.num_anchors);
   std::vector<std::int64_t> matched(anchors), pairwise(anchors);
   std::vector<T> iou(anchors), pairwise_iou(anchors);
-  match_cpu(pyramid, rule, OnCpu<T>{boxes.data(), without}, {},
+  match_cpu(pyramid, rule, CpuBoxes<T>{boxes.data(), without}, {},
             Matches<T>{matched.data(), integer(0, 1) ? iou.data() : nullptr}, 0, 1);
-  match_cpu(pyramid, rule, OnCpu<T>{boxes.data(), with}, {}, Matches<T>{pairwise.data(), pairwise_iou.data()}, 0, 1);
+  match_cpu(pyramid, rule, CpuBoxes<T>{boxes.data(), with}, {}, Matches<T>{pairwise.data(), pairwise_iou.data()}, 0, 1);
   if (count == 0 || matched == pairwise) return;
   std::fprintf(stderr, "windows differ from pairs: %s\n", text);
   std::exit(1);

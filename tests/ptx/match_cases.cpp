@@ -67,7 +67,6 @@ void check_one(const char* text, int most_boxes) {
   const Pyramid pyramid = Spec(arguments).over(request);
   const Rule rule = rule_of(text);
 
-  const bool only_proper = integer(0, 1) == 0;
   const auto images = static_cast<std::int32_t>(integer(1, 3));
   const bool only_proper = integer(0, 1) == 0;
   std::vector<Box<T>> boxes;  // and behind them the regions
@@ -99,8 +98,8 @@ void check_one(const char* text, int most_boxes) {
   std::vector<std::int64_t> matched(results);
   std::vector<T> iou(results);
   const auto regions_at = [&](const Box<T>* all) { return with_regions ? all + count : nullptr; };
-  match_cpu(pyramid, rule, OnCpu<T>{boxes.data(), begins.data()},
-            OnCpu<T>{regions_at(boxes.data()), region_begins.data()}, Matches<T>{matched.data(), iou.data()}, 0,
+  match_cpu(pyramid, rule, CpuBoxes<T>{boxes.data(), begins.data()},
+            CpuBoxes<T>{regions_at(boxes.data()), region_begins.data()}, Matches<T>{matched.data(), iou.data()}, 0,
             images);
 
   const bool with_iou = integer(0, 1) == 0;
@@ -115,8 +114,8 @@ void check_one(const char* text, int most_boxes) {
 #endif
     T* const ious = with_iou ? reinterpret_cast<T*>(static_cast<std::int64_t*>(out) + results) : nullptr;
     const auto* const all = static_cast<const Box<T>*>(in);
-    match_cuda(pyramid, rule, OnCuda<T>{all, taken_along(begins)},
-               OnCuda<T>{regions_at(all), with_regions ? taken_along(region_begins) : Counts{}},
+    match_cuda(pyramid, rule, CudaBoxes<T>{all, taken_along(begins)},
+               CudaBoxes<T>{regions_at(all), with_regions ? taken_along(region_begins) : Counts{}},
                Matches<T>{static_cast<std::int64_t*>(out), ious}, memory, device, nullptr);
 #if defined(ANCHOR_EXT_DEVICE)
     check(cudaDeviceSynchronize());
