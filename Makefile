@@ -68,7 +68,7 @@ peers: install
 profile: install
 	@PYTHON="$(BIN)/python" OUT="$(PROFILE)" bash benchmarks/profile.sh
 
-# On a machine with a GPU, with the torch that $(PYTHON) has: everything that a GPU must show, in ten minutes.
+# On a machine with a GPU, with the torch that $(PYTHON) has: everything that a GPU must show, in some ten minutes.
 gpu:
 	@PYTHON="$(PYTHON)" OUT="$(OUT)" bash benchmarks/gpu.sh
 

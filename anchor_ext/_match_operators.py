@@ -117,7 +117,7 @@ def match(
     level_shapes: list[int] | None,
     image_shape: list[int] | None,
     clip: list[int] | None,
-    default: tuple[Any, Any, Any, Any],
+    options: tuple[Any, Any, Any, Any],
     matcher: Rule | None,
     return_iou: bool,
     ignored: Any,
@@ -127,11 +127,11 @@ def match(
         raise RuntimeError("match cannot be traced; compile or export it, or call it outside of what is traced")
     if matcher is None:
         text = (
-            _text(*constants(default)) if is_compiled() else _DEFAULT_TEXT if _is_default(default) else _text(*default)
+            _text(*constants(options)) if is_compiled() else _DEFAULT_TEXT if _is_default(options) else _text(*options)
         )
     elif not isinstance(matcher, Rule):
         raise TypeError(f"matcher is {show(matcher)}; expected None or one of anchor_ext.matchers")
-    elif not _is_default(default):
+    elif not _is_default(options):
         raise ValueError("matcher is given, and so are thresholds or options; expected them in the matcher alone")
     else:
         text = matcher._text  # type: ignore[attr-defined]

@@ -111,7 +111,7 @@ class Matcher(Rule):
 
 
 def torchvision_entries(thresholds: Sequence[float], low_quality: bool, needs_overlap: bool) -> str:
-    """Of low and high."""
+    """The text's entries of torchvision's rule; `thresholds` are low and high."""
     return (
         f"thresholds={_numbers(thresholds)};codes=-1,-2,matched;low_quality={'own' if low_quality else 'nothing'};"
         f"needs_overlap={_yes(needs_overlap)}"

@@ -252,7 +252,7 @@ def match(
     grids: Any,
     image_shape: Any,
     clip: Any,
-    default: tuple[Any, Any, Any, Any],
+    options: tuple[Any, Any, Any, Any],
     matcher: Any,
     return_iou: bool,
     ignored: Any,
@@ -260,7 +260,7 @@ def match(
     """The call behind `Anchors.match` and `AnchorGrid.match`."""
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
     limits = _sides_or_none("clip", clip)
-    return _match_operators.match(config, boxes, level_shapes, sides, limits, default, matcher, return_iou, ignored)
+    return _match_operators.match(config, boxes, level_shapes, sides, limits, options, matcher, return_iou, ignored)
 
 
 # Writing into a tensor of the caller's.

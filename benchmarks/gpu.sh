@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that a GPU must show: build, the suite's CUDA tests, compute-sanitizer, timings. Results go to $OUT.
-# Uses the torch, pytest and compiler of $PYTHON, and no network. A step that hangs fails, and the others still run.
+# Uses the torch and pytest of $PYTHON, nvcc and compute-sanitizer, and no network. A step that hangs fails, and the others still run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -42,7 +42,9 @@ wait $cases || { echo "compiling tests/ptx" >>"$work/failed"; tail -n 20 "$OUT/c
 
 # What is not timed may run at once.
 cd "$work"
-step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
+if [ -e "$work/run_cases" ]; then
+  step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
+fi
 step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers \
   -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -m gpu "$root/tests" &
 for tool in memcheck initcheck racecheck; do

@@ -207,14 +207,13 @@ def memory(device: torch.device) -> list[dict[str, Any]]:
         code = f"import matching; matching.one_peak({name!r}, {shape!r}, {str(device)!r}, {count})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-        if run.returncode == 0:
-            rows.append(json.loads(run.stdout.splitlines()[-1]))
-            row = rows[-1]
-            print(
-                f"peak beside the result, {name}, {shape[0]}x{shape[1]}, {count} boxes: {row['megabytes']:.1f} MB, "
-                f"{row['bytes_per_anchor']:.1f} bytes per anchor",
-                flush=True,
-            )
+        what = f"peak beside the result, {name}, {shape[0]}x{shape[1]}, {count} boxes"
+        if run.returncode != 0:
+            print(f"{what}: {(run.stderr.strip().splitlines() or ['it failed'])[-1]}", flush=True)
+            continue
+        rows.append(json.loads(run.stdout.splitlines()[-1]))
+        peak, per_anchor = rows[-1]["megabytes"], rows[-1]["bytes_per_anchor"]
+        print(f"{what}: {peak:.1f} MB, {per_anchor:.1f} bytes per anchor", flush=True)
     return rows
 
 

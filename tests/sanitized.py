@@ -68,12 +68,18 @@ def match() -> None:
     random = torch.Generator().manual_seed(0)
     corners = [torch.rand(count, 4, generator=random) * 150 for count in (3, 0, 300, 1)]
     batch = [torch.cat([c[:, :2], c[:, :2] + c[:, 2:]], dim=1) for c in corners]
-    rules = (None, matchers.SSDMatcher(), matchers.MaxIoUAssigner(0.5, 0.4), matchers.FocalLossMatcher())
+    rules = (
+        *(None, matchers.SSDMatcher(), matchers.MaxIoUAssigner(0.5, 0.4, ignore_iof_thr=0.3)),
+        *(matchers.ArgMaxMatcher(force_match_for_each_row=True), matchers.FocalLossMatcher()),
+    )
     for dtype in (torch.float32, torch.float64):
         boxes = [one.to(dtype) for one in batch]
         for rule in rules:
-            expected = anchors.match(boxes, shape, matcher=rule, return_iou=True)
-            got = anchors.match([one.cuda() for one in boxes], shape, matcher=rule, return_iou=True)
+            regions = boxes[::-1] if isinstance(rule, matchers.MaxIoUAssigner) else None
+            on_gpu = None if regions is None else [one.cuda() for one in regions]
+            call = {"matcher": rule, "return_iou": True}
+            expected = anchors.match(boxes, shape, ignored=regions, **call)
+            got = anchors.match([one.cuda() for one in boxes], shape, ignored=on_gpu, **call)
             assert all(torch.equal(a.cpu(), b) for a, b in zip(got, expected, strict=True)), (dtype, rule)
 
 

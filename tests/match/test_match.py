@@ -335,8 +335,8 @@ def test_effdet_itself(effdet, rng):
         made = made_on("cpu")
         boxes = some_boxes(rng, made, SHAPE, (PROPER, ODD, WRONG)[case % 3]).float()
         options = dict(
-            matched_threshold=0.5, unmatched_threshold=rng.choice([0.5, 0.4]),
-            negatives_lower_than_unmatched=True, force_match_for_each_row=rng.random() < 0.5,
+            matched_threshold=0.5, unmatched_threshold=rng.choice([0.3, 0.4]),
+            negatives_lower_than_unmatched=rng.random() < 0.5, force_match_for_each_row=rng.random() < 0.5,
         )  # fmt: skip
         yxyx = [1, 0, 3, 2]
         similarity = IouSimilarity().compare(BoxList(boxes[:, yxyx]), BoxList(made[:, yxyx]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
-import originals
 import pytest
 import torch
 from test_match import ANCHORS, SHAPE, coco
@@ -96,7 +97,7 @@ def test_exported(ahead, tmp_path):
 
 
 @pytest.mark.quick
-def test_exports_and_traces_that_cannot_be():
+def test_a_trace_says_why_not():
     with pytest.raises(RuntimeError, match="match cannot be traced"):
         torch.jit.trace(Model(), (coco(5), torch.zeros(1, 3, *SHAPE)))
 
@@ -139,7 +140,7 @@ def test_captured_and_never_waits(rule):
 
 @pytest.mark.gpu
 def test_launches():
-    for matcher, most in [(None, 2), (matchers.SSDMatcher(), 3), (matchers.FocalLossMatcher(), 1)]:
+    for matcher, launches in [(None, 2), (matchers.SSDMatcher(), 3), (matchers.FocalLossMatcher(), 1)]:
         boxes = coco(20).cuda()
         ANCHORS.match(boxes, SHAPE, matcher=matcher)
         torch.cuda.synchronize()
@@ -151,23 +152,18 @@ def test_launches():
             for e in profile.events()
             if e.device_type == torch.autograd.DeviceType.CUDA and "emset" not in e.name
         ]
-        assert len(kernels) == most and all("anchor_ext" in name for name in kernels), kernels
+        assert len(kernels) == launches and all("anchor_ext" in name for name in kernels), kernels
 
 
 def test_memory():
-    """At most 12 bytes per anchor beside the result: no matrix, and no anchors."""
-    code = f"""if True:
-        import sys
-        sys.path.insert(0, {str(ROOT / "benchmarks")!r})
-        import matching
-        matching.one_peak("anchor_ext", (2160, 3840), "cpu")
-    """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    """8 bytes per anchor beside the result: no matrix, and no anchors."""
+    code = "import sys, matching; matching.one_peak('anchor_ext', (2160, 3840), 'cpu')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), *sys.path])}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     if "clear_refs" in run.stderr:
         pytest.skip("the system does not let a process's peak begin anew")
-    import json
-
-    assert 0 < json.loads(run.stdout.splitlines()[-1])["bytes_per_anchor"] <= 12.5, run.stderr
+    assert run.returncode == 0, run.stderr
+    assert 0 < json.loads(run.stdout.splitlines()[-1])["bytes_per_anchor"] <= 8.5
 
 
 BOXES = torch.zeros(3, 4)
@@ -290,7 +286,7 @@ def test_wrong_operands():
     (boxes, counts, *rest), keywords = operands("cpu", 4)
     for wrong, message in [
         ((boxes, [3], *rest), "counts are 3 in all; expected 4"),
-        ((boxes, [5, -1], *rest), r"counts\[1\] is -1"),
+        ((boxes, [5, -1], *rest), r"counts\[1\] is -1; expected 0 to 4194303"),
         ((boxes.half(), counts, *rest), "boxes: expected a tensor of float32 or float64"),
         ((boxes[:, :3], counts, *rest), r"expected a tensor of shape \(n, 4\)"),
         ((boxes, counts, None, ANCHORS.spec, "match/2"), "matcher begins with 'match/2'; expected match/1"),
@@ -320,7 +316,6 @@ def test_rules_are_values():
         assert pickle.loads(pickle.dumps(rule)) == copy.deepcopy(rule) == rule and hash(rule) == hash(copy.copy(rule))
         with pytest.raises(AttributeError):
             rule.low_threshold = 0.1
-    assert originals.expected(matchers.Matcher(), coco(3), ANCHORS.generate((64, 64), device="cpu")[0])
 
 
 @pytest.mark.quick
