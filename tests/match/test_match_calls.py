@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from strange import strange
 from test_match import ANCHORS, SHAPE, coco
 from toolchain import ROOT
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -339,3 +340,44 @@ def test_meta_and_fake_say_what_is_wrong():
     ]:
         with pytest.raises((ValueError, RuntimeError), match=message):
             torch.ops.anchor_ext.match(wrong[0].to("meta"), *wrong[1:], **keywords)
+
+
+GOOD = {
+    "boxes": [torch.tensor([[4.0, 4, 40, 40]]), [torch.tensor([[4.0, 4, 40, 40]])] * 2, torch.zeros(0, 4)],
+    "image_shape": [(50, 60), [50, 60]],
+    "high": [0.5, 1, torch.tensor(0.7)],
+    "low": [0.4, 0],
+    "allow_low_quality": [True, False],
+    "low_quality_needs_overlap": [True, False],
+    "return_iou": [True, False],
+    "clip": [None, (50, 60)],
+    "matcher": [None, None, None, matchers.SSDMatcher()],
+    "ignored": [None],
+}
+RULES = {
+    matchers.Matcher: {"high_threshold": 0.5, "low_threshold": 0.4, "allow_low_quality_matches": True},
+    matchers.SSDMatcher: {"threshold": 0.5},
+    matchers.Detectron2Matcher: {"thresholds": [0.3, 0.5], "labels": [0, -1, 1], "low_quality_needs_overlap": False},
+    matchers.MaxIoUAssigner: {"pos_iou_thr": 0.5, "neg_iou_thr": (0.1, 0.4), "min_pos_iou": 0.0, "ignore_iof_thr": -1},
+    matchers.ArgMaxMatcher: {"matched_threshold": 0.5, "unmatched_threshold": 0.4, "force_match_for_each_row": True},
+    matchers.FocalLossMatcher: {"high": 0.5, "low": 0.4},
+}
+
+
+def test_anything_at_all(rng):
+    """Thousands of arguments, good and random ones: a match, or a TypeError or ValueError that says something."""
+    refused = answered = 0
+    for _ in range(4000):
+        arguments = {name: rng.choice(values) for name, values in GOOD.items()}
+        for name in rng.sample(list(GOOD), rng.choice([0, 0, 1, 1, 2])):
+            arguments[name] = strange(rng)
+        rule, options = rng.choice(list(RULES.items()))
+        options = {name: strange(rng) if rng.random() < 0.3 else value for name, value in options.items()}
+        for call in (lambda a=arguments: ANCHORS.match(**a), lambda r=rule, o=options: r(**o)):
+            try:
+                call()
+                answered += 1
+            except (TypeError, ValueError) as error:
+                refused += 1
+                assert any(name in str(error) for name in [*GOOD, *options, "anchors"]), error
+    assert refused > 1000 and answered > 1000, (refused, answered)
