@@ -126,9 +126,10 @@ def match(
     if is_traced():
         raise RuntimeError("match cannot be traced; compile or export it, or call it outside of what is traced")
     if matcher is None:
-        text = (
-            _text(*constants(options)) if is_compiled() else _DEFAULT_TEXT if _is_default(options) else _text(*options)
-        )
+        if is_compiled():
+            text = _text(*constants(options))
+        else:
+            text = _DEFAULT_TEXT if _is_default(options) else _text(*options)
     elif not isinstance(matcher, Rule):
         raise TypeError(f"matcher is {show(matcher)}; expected None or one of anchor_ext.matchers")
     elif not _is_default(options):

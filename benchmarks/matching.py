@@ -1,6 +1,6 @@
 """Times matching beside torchvision's, Inductor's compile of the same without waits, and the limit: writing the result.
 
-    python benchmarks/matching.py [--device cpu|cuda] [--quick] [--rules] [--json FILE]
+    python benchmarks/matching.py [--device cpu|cuda] [--quick] [--one-allocator] [--json FILE]
 
 On the CPU everything is measured twice, each in a process of its own: with glibc's malloc as users have it, which maps
 every temporary over 32 MB anew, and with GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296,
@@ -202,7 +202,8 @@ def memory(device: torch.device) -> list[dict[str, Any]]:
     """Peaks beside the result, each of a process of its own."""
     rows = []
     calls = [("anchor_ext", (2160, 3840), 500)]
-    calls += [(name, (800, 1333), count) for name in ("anchor_ext", "stock") for count in COUNTS[1:]]
+    rival = "without waits" if stock() is None else "stock"
+    calls += [(name, (800, 1333), count) for name in ("anchor_ext", rival) for count in COUNTS[1:]]
     for name, shape, count in calls:
         code = f"import matching; matching.one_peak({name!r}, {shape!r}, {str(device)!r}, {count})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

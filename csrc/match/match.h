@@ -67,14 +67,17 @@ ANCHOR_EXT_HD Box<float> box_at(const Pyramid& pyramid, std::int64_t flat_index)
                                                  : Box<float>{c(1), c(0), c(3), c(2)};
 }
 
-// For boxes and anchors of any kind: turned inside out, infinite, or no numbers.
+// For boxes and anchors of any kind: turned inside out, infinite, or no numbers. So is what follows.
+template <typename T>
+ANCHOR_EXT_HD T intersection_of(const Box<T>& box, const Box<float>& anchor) {
+  const T width = minimum<T>(box.x2, anchor.x2) - maximum<T>(box.x1, anchor.x1);
+  const T height = minimum<T>(box.y2, anchor.y2) - maximum<T>(box.y1, anchor.y1);
+  return multiply_rounded(width < 0 ? 0 : width, height < 0 ? 0 : height);
+}
+
 template <typename T>
 ANCHOR_EXT_HD T iou_of(const Rule& rule, const Box<T>& box, T area_box, const Box<float>& anchor, float area_anchor) {
-  T width = minimum<T>(box.x2, anchor.x2) - maximum<T>(box.x1, anchor.x1);
-  T height = minimum<T>(box.y2, anchor.y2) - maximum<T>(box.y1, anchor.y1);
-  width = width < 0 ? 0 : width;
-  height = height < 0 ? 0 : height;
-  const T inter = multiply_rounded(width, height);
+  const T inter = intersection_of(box, anchor);
   T both = (area_box + static_cast<T>(area_anchor)) - inter;
   const T least = static_cast<T>(rule.least_union);
   if (least > 0) both = both < least ? least : both;
@@ -99,12 +102,8 @@ ANCHOR_EXT_HD bool is_ignored(const Rule& rule, const Regions<T>& regions, const
   bool is_any = false;
   for (std::int32_t i = 0; i < regions.count; ++i) {
     const Box<T>& region = regions.boxes[i];
-    T width = minimum<T>(region.x2, anchor.x2) - maximum<T>(region.x1, anchor.x1);
-    T height = minimum<T>(region.y2, anchor.y2) - maximum<T>(region.y1, anchor.y1);
-    width = width < 0 ? 0 : width;
-    height = height < 0 ? 0 : height;
     const T whole = rule.part_of_region ? area_of(region) : static_cast<T>(area_anchor);
-    const T part = divide_as(multiply_rounded(width, height), whole < kLeast ? kLeast : whole);
+    const T part = divide_as(intersection_of(region, anchor), whole < kLeast ? kLeast : whole);
     if (part != part) return false;
     is_any = is_any || part > static_cast<T>(rule.ignored_from);
   }

@@ -1,10 +1,10 @@
 // The CPU's matching, one image at a time.
 //
 // Anchors lie on grids: an anchor's overlap with a box is one number per column times one per row. So there are small
-// tables per cell anchor, and per box and cell anchor only a window of the grid matters: where
-// anchors overlap the box, if every anchor's best box is asked for, or else where the lowest threshold can be reached.
-// A window is found by bounds that leave a margin for rounding; what lies in it is computed exactly, and what lies
-// outside of it cannot matter.
+// tables per cell anchor, and per box and cell anchor only a window of the grid matters: where anchors overlap the box,
+// if every anchor's best box is asked for, or else where the lowest threshold can be reached. A window is found by
+// bounds that leave a margin for rounding; what lies in it is computed exactly, and what lies outside of it cannot
+// matter.
 //
 // Boxes and pyramids for which that does not hold (a box turned inside out or not finite, an anchor of negative area)
 // are matched pair by pair, and so are images with regions to be ignored: as right, but slow.

@@ -375,6 +375,16 @@ def test_where_numbers_end(rule, cell_anchors, stride, grid, box, device):
 
 
 @pytest.mark.quick
+def test_anchors_that_are_infinite_on_either_side(device):
+    for start in (-5e38, -3e38):  # the first ones, or the last ones
+        grid = anchor_ext.AnchorGrid([SQUARE], [2e38], offset=0.0, start=start)
+        anchors = grid([(5, 5)], device=device)
+        assert anchors[0].isfinite().all() != anchors[-1].isfinite().all()
+        boxes = torch.tensor([[0.0, 0, 8, 8]], device=device)
+        check(lambda b, g=grid, **o: g.match(b, [(5, 5)], **o), RULES[0], boxes, anchors)
+
+
+@pytest.mark.quick
 def test_centres_that_leave_float16(device):
     grid, shapes = anchor_ext.AnchorGrid([SQUARE], [64], arithmetic="float16", offset=0.0), [(2, 1100)]
     anchors = grid(shapes, device=device)
