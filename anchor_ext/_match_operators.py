@@ -16,13 +16,27 @@ from ._recording import constant_to_the_compiler, constants, is_compiled, is_tra
 from ._spec import DTYPES, Configuration, native_of
 from .matchers import MaxIoUAssigner, Rule, thresholds_of, torchvision_entries
 
-__all__ = ["match"]
+__all__ = ["best_anchor", "match"]
 
 Sides = Sequence[int]
 
 DEFAULT = (0.5, 0.4, True, False)
 _MOST = 2**22 - 1  # boxes of an image
-_EXPECTED = "expected a tensor (n, 4), or a list of them, one per image"
+_ONE = "expected a tensor (n, 4)"
+_SEVERAL = f"{_ONE}, or a list of them, one per image"
+
+
+def _must_be_boxes(boxes: Tensor) -> None:
+    if boxes.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"boxes has dtype {boxes.dtype}; expected float32 or float64")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes has shape {tuple(boxes.shape)}; expected (n, 4)")
+
+
+def _must_be_of_boxes(spec: str) -> None:
+    layout = native_of(spec).layout
+    if layout not in ("xyxy", "yxyx"):
+        raise ValueError(f"layout is {layout!r}; expected xyxy or yxyx, of boxes that can be matched")
 
 
 def _match(
@@ -38,18 +52,28 @@ def _match(
     ignored: Tensor | None = None,
     ignored_counts: Sides | None = None,
 ) -> tuple[Tensor, Tensor]:
-    if boxes.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"boxes has dtype {boxes.dtype}; expected float32 or float64")
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes has shape {tuple(boxes.shape)}; expected (n, 4)")
+    _must_be_boxes(boxes)
     if all(isinstance(count, int) for count in (*counts, boxes.shape[0])) and sum(counts) != boxes.shape[0]:
         raise ValueError(f"counts are {sum(counts)} in all; expected {boxes.shape[0]}, as many as boxes")
     native.check_matcher(matcher)
-    if native_of(spec).layout not in ("xyxy", "yxyx"):
-        raise ValueError(f"layout is {native_of(spec).layout!r}; expected xyxy or yxyx, of boxes that can be matched")
+    _must_be_of_boxes(spec)
     anchors, images = count_anchors(spec, level_shapes, image_shape, clip), len(counts)
     matched = boxes.new_empty((images, anchors), dtype=torch.int64)
     return matched, boxes.new_empty((images if with_iou else 0, anchors))
+
+
+def _best_anchor(
+    boxes: Tensor,
+    level_shapes: Sides | None,
+    spec: str,
+    *,
+    image_shape: Sides | None = None,
+    clip: Sides | None = None,
+) -> tuple[Tensor, Tensor]:
+    _must_be_boxes(boxes)
+    _must_be_of_boxes(spec)
+    count_anchors(spec, level_shapes, image_shape, clip)
+    return boxes.new_empty(boxes.shape[0]), boxes.new_empty(boxes.shape[0], dtype=torch.int64)
 
 
 def _no_export(*_: Any, **__: Any) -> NoReturn:
@@ -57,18 +81,16 @@ def _no_export(*_: Any, **__: Any) -> NoReturn:
 
 
 register(Operator("match", _match, standard=_no_export))
+register(Operator("best_anchor", _best_anchor, standard=_no_export))
 
 
-def _one_image(name: str, boxes: Any) -> Tensor:
+def _one_image(name: str, boxes: Any, expected: str = _SEVERAL) -> Tensor:
     if not isinstance(boxes, Tensor):
-        raise TypeError(f"{name} is {show(boxes)}; {_EXPECTED}")
+        raise TypeError(f"{name} is {show(boxes)}; {expected}")
     if boxes.is_nested or boxes.layout is not torch.strided or boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name} has layout {boxes.layout} and shape {shape_of(boxes)}; {_EXPECTED}")
+        raise ValueError(f"{name} has layout {boxes.layout} and shape {shape_of(boxes)}; {expected}")
     if boxes.dtype not in DTYPES.values():
         raise TypeError(f"{name} has dtype {boxes.dtype}; expected float32, float64, float16 or bfloat16")
-    count = boxes.shape[0]
-    if isinstance(count, int) and count > _MOST:
-        raise ValueError(f"{name} has {count} rows; expected at most {_MOST}")
     return boxes.detach()
 
 
@@ -76,16 +98,20 @@ def _read(name: str, boxes: Any) -> tuple[Tensor, list[int], bool]:
     """All boxes in one tensor, how many each image has, and whether there are several images."""
     is_batch = isinstance(boxes, (list, tuple))
     if is_batch and not boxes:
-        raise ValueError(f"{name} is empty; {_EXPECTED}")
+        raise ValueError(f"{name} is empty; {_SEVERAL}")
     images = [
         _one_image(f"{name}[{i}]" if is_batch else name, one) for i, one in enumerate(boxes if is_batch else [boxes])
     ]
     for i, one in enumerate(images):
+        if isinstance(one.shape[0], int) and one.shape[0] > _MOST:
+            raise ValueError(f"{name}{[i] if is_batch else ''} has {one.shape[0]} rows; expected at most {_MOST}")
         _must_be_alike(f"{name}[{i}]", one, images[0], f"{name}[0]")
-    together = torch.cat(images) if is_batch else images[0]
-    if together.dtype not in (torch.float32, torch.float64):
-        together = together.float()
+    together = _as_computed(torch.cat(images) if is_batch else images[0])
     return together, [one.shape[0] for one in images], is_batch
+
+
+def _as_computed(boxes: Tensor) -> Tensor:
+    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
 
 
 def _must_be_alike(name: str, tensor: Tensor, first: Tensor, name_of_first: str) -> None:
@@ -163,3 +189,16 @@ def match(
         matched = matched[0]
     result = matched if matcher is None else matcher._finish(matched)
     return (result, iou if is_batch else iou[0]) if return_iou else result
+
+
+def best_anchor(
+    config: Configuration, boxes: Any, level_shapes: list[int] | None, image_shape: list[int] | None, clip: Any
+) -> tuple[Tensor, Tensor]:
+    """Per box the greatest IoU, and the first anchor that has it, -1 where it is 0. Found on the CPU."""
+    given = _one_image("boxes", boxes, _ONE)
+    on_cpu = _as_computed(given).cpu()
+    keywords = {"image_shape": image_shape, "clip": clip}
+    iou, index = call(
+        "best_anchor", on_cpu, level_shapes, config.spec, device=on_cpu.device, takes_device=False, **keywords
+    )
+    return iou.to(given.device), index.to(given.device)

@@ -21,6 +21,7 @@ from ._spec import DEVICES, NAMES, Configuration, level_counts, over_image, pyra
 
 __all__ = [
     "Configuration",
+    "best_anchor",
     "gather",
     "generate",
     "generate_many",
@@ -261,6 +262,14 @@ def match(
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
     limits = _sides_or_none("clip", clip)
     return _match_operators.match(config, boxes, level_shapes, sides, limits, options, matcher, return_iou, ignored)
+
+
+def best_anchor(
+    config: Configuration, boxes: Any, grids: Any, image_shape: Any, clip: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The call behind `anchor_ext.fit.best_iou`."""
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    return _match_operators.best_anchor(config, boxes, level_shapes, sides, _sides_or_none("clip", clip))
 
 
 # Writing into a tensor of the caller's.

@@ -16,22 +16,10 @@
 #include "match/match.h"
 #include "match/pairs.h"
 #include "match/rows.h"
-#include "match/tables.h"
+#include "match/windows.h"
 
 namespace anchor_ext {
 namespace {
-
-// More than all roundings of an IoU and of a window's bounds together, relative to what is compared. Below these areas
-// and this IoU an intersection may be subnormal, whose roundings are greater: there nothing is bounded.
-constexpr double kMargin = 1e-5;
-constexpr double kLeastArea = 1e-20;
-constexpr double kLeastIou = 1e-12;
-
-// Some anchors of one cell anchor.
-struct Window {
-  const CellAnchorGrid* of;
-  Range columns, rows;
-};
 
 struct Taken {
   const CellAnchorGrid* of;
@@ -102,39 +90,22 @@ class Windows {
   // not be looked at.
   Signed<T> visit_box(std::int32_t g, double least, bool keep) {
     const Box<T>& box = boxes_[g];
-    const double width = double{box.x2} - box.x1, height = double{box.y2} - box.y1;
     const T area = area_of(box);
     Signed<T> most = 0;
     most_of_grid_.assign(tables_.grids.size(), 0);
     if (!(area > 0)) return most;
     for (std::size_t c = 0; c < tables_.grids.size(); ++c) {
       const CellAnchorGrid& of = tables_.grids[c];
-      const double most_width = std::min(width, double{of.x.longest}),
-                   most_height = std::min(height, double{of.y.longest});
-      const double sum = area + of.least_area, inter = most_width * most_height * (1 + kMargin);
-      const double at_least = bound_of(of, area, std::max(least, keep ? 0.0 : double{iou_of(most)}));
-      if (inter * (1 + at_least) < at_least * sum) continue;
-      const Window window = window_of(of, box, at_least, sum, most_width, most_height);
-      if (window.columns.begin >= window.columns.end || window.rows.begin >= window.rows.end) continue;
+      const Reach reach = reach_of(of, box, area);
+      const double at_least = bound_of(area, std::max(least, keep ? 0.0 : double{iou_of(most)}));
+      if (!can_reach(at_least, reach)) continue;
+      const Window window = window_of(of, box, at_least, reach);
+      if (window.is_empty()) continue;
       if (keep) visited_.push_back(window);
       most_of_grid_[c] = update_window(window, g, box, area);
       most = std::max(most, most_of_grid_[c]);
     }
     return most;
-  }
-
-  // An IoU that those of the grid have certainly, whose IoU is computed to be `iou`; 0 where nothing is certain.
-  static double bound_of(const CellAnchorGrid& of, T area, double iou) {
-    return iou >= kLeastIou && area >= kLeastArea && of.least_area >= kLeastArea ? iou * (1 - kMargin) : 0;
-  }
-
-  static Window window_of(const CellAnchorGrid& of, const Box<T>& box, double iou, double sum, double most_width,
-                          double most_height) {
-    // An IoU needs an intersection of so many pixels, hence an overlap so wide and so high.
-    const double inter = iou / (1 + iou) * sum * (1 - kMargin);
-    const double width = most_height > 0 ? inter / most_height * (1 - kMargin) : 0;
-    const double height = most_width > 0 ? inter / most_width * (1 - kMargin) : 0;
-    return {&of, range_of(of.x, box.x1 + width, box.x2 - width), range_of(of.y, box.y1 + height, box.y2 - height)};
   }
 
   Signed<T> update_window(const Window& window, std::int32_t g, const Box<T>& box, T area) {
@@ -151,23 +122,15 @@ class Windows {
     return most;
   }
 
-  static T height_of(const CellAnchorGrid& of, std::int64_t row, const Box<T>& box) {
-    const T low = of.y.low[row], high = of.y.high[row];
-    const T height = std::min(high, box.y2) - std::max(low, box.y1);
-    return height > 0 ? height : 0;
-  }
-
   // The anchors whose IoU with box g is the greatest.
   void take(std::int32_t g, Signed<T> most) {
     const Box<T>& box = boxes_[g];
-    const double width = double{box.x2} - box.x1, height = double{box.y2} - box.y1;
     const T area = area_of(box);
     const std::size_t before = taken_.size();
     for (std::size_t c = 0; c < tables_.grids.size(); ++c) {
       if (most_of_grid_[c] != most) continue;
       const CellAnchorGrid& of = tables_.grids[c];
-      const Window window = window_of(of, box, bound_of(of, area, iou_of(most)), area + of.least_area,
-                                      std::min(width, double{of.x.longest}), std::min(height, double{of.y.longest}));
+      const Window window = window_of(of, box, bound_of(area, iou_of(most)), reach_of(of, box, area));
       const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
       overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
       for (std::int32_t row = window.rows.begin; row < window.rows.end; ++row) {
@@ -287,13 +250,6 @@ class Windows {
   std::vector<Taken> taken_;
   std::size_t most_taken_ = 4096;
 };
-
-template <typename T>
-bool is_proper(const Box<T>& box) {
-  const T most = std::numeric_limits<T>::max(), area = area_of(box);
-  return box.x1 >= -most && box.y1 >= -most && box.x2 <= most && box.y2 <= most && box.x1 <= box.x2 &&
-         box.y1 <= box.y2 && area <= most;
-}
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "core/spec.h"
+#include "match/best_anchor.h"
 #include "match/match.h"
 #include "torch/nvtx.h"
 #include "torch/run.h"
@@ -43,7 +45,7 @@ struct BoxBatch {
   }
 };
 
-BoxBatch batch_of(const char* name, const char* counts_name, stable::Tensor boxes, const Integers& counts) {
+stable::Tensor boxes_of(const char* name, stable::Tensor boxes) {
   const auto refuse = [&](const char* expected) {
     throw std::invalid_argument(std::string(name) + ": expected a tensor " + expected);
   };
@@ -51,6 +53,13 @@ BoxBatch batch_of(const char* name, const char* counts_name, stable::Tensor boxe
     refuse("of float32 or float64");
   if (boxes.dim() != 2 || boxes.size(1) != 4) refuse("of shape (n, 4)");
   if (!boxes.is_contiguous()) boxes = stable::contiguous(boxes);
+  if (boxes.size(0) > 0 && boxes.device().type() != DeviceType::Meta && boxes.const_data_ptr() == nullptr)
+    refuse("with memory");
+  return boxes;
+}
+
+BoxBatch batch_of(const char* name, const char* counts_name, const stable::Tensor& tensor, const Integers& counts) {
+  stable::Tensor boxes = boxes_of(name, tensor);
   Integers begins{0};
   for (std::size_t image = 0; image < counts.size(); ++image) {
     if (counts[image] < 0 || counts[image] > kMaxBoxes)
@@ -59,9 +68,14 @@ BoxBatch batch_of(const char* name, const char* counts_name, stable::Tensor boxe
   }
   if (begins.back() != boxes.size(0))
     reject(counts_name, " are ", begins.back(), " in all; expected ", boxes.size(0), ", as many as ", name);
-  if (boxes.size(0) > 0 && boxes.device().type() != DeviceType::Meta && boxes.const_data_ptr() == nullptr)
-    refuse("with memory");
   return {boxes, begins};
+}
+
+std::shared_ptr<const Spec> spec_of_boxes(const Text& text) {
+  auto spec = spec_of(text.view());
+  if (!is_box(spec->layout()))
+    reject("layout is '", spec->parts().layout, "'; expected xyxy or yxyx, of boxes that can be matched");
+  return spec;
 }
 
 template <typename T>
@@ -102,9 +116,7 @@ std::tuple<stable::Tensor, stable::Tensor> match_op(stable::Tensor boxes, Intege
     if (ignored->scalar_type() != boxes.scalar_type() || ignored->device() != boxes.device())
       throw std::invalid_argument("ignored: expected the dtype and the device of boxes");
   }
-  const auto spec = spec_of(spec_text.view());
-  if (!is_box(spec->layout()))
-    reject("layout is '", spec->parts().layout, "'; expected xyxy or yxyx, of boxes that can be matched");
+  const auto spec = spec_of_boxes(spec_text);
   const Rule rule = rule_of(matcher.view());
   const Pyramid pyramid = spec->over(request_of(level_shapes, image_shape, clip));
   const auto images = static_cast<std::int64_t>(counts.size());
@@ -127,16 +139,51 @@ std::tuple<stable::Tensor, stable::Tensor> match_op(stable::Tensor boxes, Intege
   return {matched, iou};
 }
 
+constexpr std::int64_t kGrain = 4096;  // boxes, below which a thread is not worth its start
+
+template <typename T>
+void best_anchors(const Pyramid& pyramid, const stable::Tensor& boxes, stable::Tensor& iou, stable::Tensor& index) {
+  ANCHOR_EXT_RANGE("best_anchor");
+  const Tables tables = tables_of(pyramid);
+  const auto* const memory = static_cast<const Box<T>*>(boxes.const_data_ptr());
+  const BestAnchors<T> best{static_cast<T*>(iou.mutable_data_ptr()),
+                            static_cast<std::int64_t*>(index.mutable_data_ptr())};
+  on_cpu(boxes.size(0), kGrain,
+         [&](std::int64_t begin, std::int64_t end) { best_anchors_cpu(pyramid, tables, memory, best, begin, end); });
+}
+
+std::tuple<stable::Tensor, stable::Tensor> best_anchor_op(stable::Tensor boxes, Sides level_shapes, Text spec_text,
+                                                          Sides image_shape, Sides clip) {
+  boxes = boxes_of("boxes", boxes);
+  const stable::Device device = boxes.device();
+  if (device.type() == DeviceType::CUDA)
+    throw std::invalid_argument("boxes: expected a tensor on the CPU, where alone the best anchors are found");
+  const Pyramid pyramid = spec_of_boxes(spec_text)->over(request_of(level_shapes, image_shape, clip));
+  stable::Tensor iou = empty({boxes.size(0)}, boxes.scalar_type(), device);
+  stable::Tensor index = empty({boxes.size(0)}, ScalarType::Long, device);
+  if (device.type() == DeviceType::Meta || boxes.size(0) == 0) return {iou, index};
+  if (boxes.scalar_type() == ScalarType::Float)
+    best_anchors<float>(pyramid, boxes, iou, index);
+  else
+    best_anchors<double>(pyramid, boxes, iou, index);
+  return {iou, index};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(anchor_ext, m) {
   m.def(
       "match(Tensor boxes, SymInt[] counts, SymInt[]? level_shapes, str spec, str matcher, *, bool with_iou=False, "
       "SymInt[]? image_shape=None, SymInt[]? clip=None, Tensor? ignored=None, SymInt[]? ignored_counts=None) -> "
-      "(Tensor, "
-      "Tensor)");
+      "(Tensor, Tensor)");
+  m.def(
+      "best_anchor(Tensor boxes, SymInt[]? level_shapes, str spec, *, SymInt[]? image_shape=None, "
+      "SymInt[]? clip=None) -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(anchor_ext, CompositeExplicitAutograd, m) { m.impl("match", TORCH_BOX(&match_op)); }
+STABLE_TORCH_LIBRARY_IMPL(anchor_ext, CompositeExplicitAutograd, m) {
+  m.impl("match", TORCH_BOX(&match_op));
+  m.impl("best_anchor", TORCH_BOX(&best_anchor_op));
+}
 
 }  // namespace anchor_ext

@@ -53,6 +53,19 @@ ANCHOR_EXT_INLINE void keys_of_boxes(const Columns<T> boxes, const Box<float> an
   }
 }
 
+template <typename T>
+ANCHOR_EXT_INLINE T bound_all(const Shapes<T> grids, T width, T height, T area, T* __restrict out) {
+  T greatest = 0;
+  for (std::int64_t c = 0; c < grids.count; ++c) {
+    const T inter =
+        (width < grids.width[c] ? width : grids.width[c]) * (height < grids.height[c] ? height : grids.height[c]);
+    const T bound = inter / ((area + grids.area[c]) - inter);
+    out[c] = bound;
+    greatest = bound > greatest ? bound : greatest;
+  }
+  return greatest;
+}
+
 }  // namespace
 
 ANCHOR_EXT_CLONES std::int32_t update(const Row<float>& row) { return update_row(row); }
@@ -73,6 +86,13 @@ ANCHOR_EXT_CLONES void all_keys(const Columns<float>& boxes, const Box<float>& a
 ANCHOR_EXT_CLONES void all_keys(const Columns<double>& boxes, const Box<float>& anchor, double least,
                                 std::int64_t* out) {
   keys_of_boxes(boxes, anchor, least, out);
+}
+
+ANCHOR_EXT_CLONES float bounds(const Shapes<float>& grids, float width, float height, float area, float* out) {
+  return bound_all(grids, width, height, area, out);
+}
+ANCHOR_EXT_CLONES double bounds(const Shapes<double>& grids, double width, double height, double area, double* out) {
+  return bound_all(grids, width, height, area, out);
 }
 
 }  // namespace anchor_ext

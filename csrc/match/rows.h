@@ -52,4 +52,15 @@ struct Columns {
 void all_keys(const Columns<float>& boxes, const Box<float>& anchor, float least_union, std::int32_t* out);
 void all_keys(const Columns<double>& boxes, const Box<float>& anchor, double least_union, std::int64_t* out);
 
+// What bounds the IoU of a cell anchor's grid with a box, wherever that lies: the longest sides, the least area.
+template <typename T>
+struct Shapes {
+  const T *width, *height, *area;
+  std::int64_t count;
+};
+
+// The bound of each, and of them the greatest.
+float bounds(const Shapes<float>& grids, float width, float height, float area, float* out);
+double bounds(const Shapes<double>& grids, double width, double height, double area, double* out);
+
 }  // namespace anchor_ext

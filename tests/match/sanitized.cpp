@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/spec.h"
+#include "match/best_anchor.h"
 #include "match/match.h"
 
 using namespace anchor_ext;
@@ -26,6 +27,28 @@ const char* const kRules[] = {
     "match/1;thresholds=0.5;codes=-1,matched;low_quality=last;anchors=first;least=0.01",
     "match/1;thresholds=0.4,0.5;codes=matched,matched,matched;quotient=zero_if_apart;both=yes",
 };
+
+template <typename T>
+void check_best_anchors(const Pyramid& pyramid, const std::vector<Box<T>>& boxes) {
+  Rule rule{};
+  rule.quotient = Quotient::zero_if_nothing;
+  std::vector<T> iou(boxes.size());
+  std::vector<std::int64_t> index(boxes.size());
+  best_anchors_cpu(pyramid, tables_of(pyramid), boxes.data(), BestAnchors<T>{iou.data(), index.data()}, 0,
+                   static_cast<std::int64_t>(boxes.size()));
+  for (std::size_t g = 0; g < boxes.size(); ++g) {
+    T most = 0;
+    std::int64_t first = -1;
+    for (std::int64_t i = 0; i < pyramid.num_anchors; ++i) {
+      const Box<float> anchor = box_at(pyramid, i);
+      const T value = iou_of(rule, boxes[g], area_of(boxes[g]), anchor, area_of(anchor));
+      if (value > most) most = value, first = i;
+    }
+    if (iou[g] == most && index[g] == first) continue;
+    std::fprintf(stderr, "the best anchor differs\n");
+    std::exit(1);
+  }
+}
 
 template <typename T>
 void check(const char* text) {
@@ -51,6 +74,7 @@ void check(const char* text) {
     boxes.push_back(integer(0, 2) == 0 ? Box<T>{anchor.x1, anchor.y1, anchor.x2, anchor.y2}
                                        : Box<T>{x, y, x + side, y + static_cast<T>(uniform(1, 200))});
   }
+  check_best_anchors(pyramid, boxes);
   const auto count = static_cast<std::int64_t>(boxes.size());
   const T far = std::numeric_limits<T>::max();
   boxes.push_back({-far, -far, far, far});  // of an infinite area: the IoUs are 0, and nothing is proper
