@@ -1,12 +1,13 @@
-"""`python -m anchor_ext HEIGHT WIDTH`: the anchors of an image's shape, shown, saved or drawn."""
+"""`python -m anchor_ext HEIGHT WIDTH`: the anchors of an image's shape, shown, saved or drawn.
+
+`python -m anchor_ext fit DATA`: whether anchors fit a data set, and which fit better.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import Anchors, build_info
+from ._options import add_anchors, anchors_of
 
 
 def describe(anchors: Anchors, boxes: Tensor, image_shape: Sequence[int]) -> list[dict[str, Any]]:
@@ -65,60 +67,14 @@ def table(levels: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"N = {sum(entry['anchors'] for entry in levels):,} anchors"])
 
 
-def _positive(text: str, separator: str, expected: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(separator)]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
-    return numbers
-
-
-def _numbers(text: str) -> list[float]:
-    return _positive(text, ",", "finite numbers > 0, such as 8 or 8,12")
-
-
-def _stride(text: str) -> list[float]:
-    expected = "a finite number > 0, or two for (y, x), such as 8 or 8x4"
-    pair = _positive(text, "x", expected)
-    if len(pair) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
-    return [pair[0], pair[-1]]
-
-
-def _level(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected distinct integers in 0..30") from None
-
-
-def _per_level(lists: list[list[float]] | None, *, one_each: bool = False) -> Any:
-    """Lists as `Anchors` takes them: per level, or flat where no item had a comma."""
-    if lists is None:
-        return None
-    if len(lists) == 1 and not one_each:  # "1,2" says of every level what "1 2" does
-        return lists[0]
-    return [numbers[0] for numbers in lists] if all(len(numbers) == 1 for numbers in lists) else lists
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m anchor_ext", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m anchor_ext", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("height", nargs="?", metavar="HEIGHT", help="of the image, in pixels")
     parser.add_argument("width", nargs="?", metavar="WIDTH", help="of the image, in pixels")
     parser.add_argument("--device", help="where to make them (default: CUDA where there is one, else the CPU)")
-    anchors = parser.add_argument_group("anchors", "A list per level is written with commas: --sizes 8,12 16,24 32,48")
-    each: dict[str, Any] = {"nargs": "+", "type": _numbers}
-    anchors.add_argument("--levels", nargs="+", type=_level, help="pyramid levels (default: 3 4 5 6 7)")
-    anchors.add_argument("--sizes", **each, help="in pixels, one or a list per level (default: 2**(level + 2))")
-    anchors.add_argument(
-        "--ratios", **each, help="height / width, for all levels or a list per level (default: 0.5 1 2)"
-    )
-    anchors.add_argument("--scales", **each, help="of the sizes, as --ratios (default: 1 1.26 1.59, exact: 2**(i/3))")
-    anchors.add_argument(
-        "--strides", nargs="+", type=_stride, help="in pixels per level, 8 or 8x4 for (y, x) (default: 2**level)"
-    )
+    add_anchors(parser)
     parser.add_argument("--save", metavar="FILE.npy", help="write the anchors, (1, N, 4) float32, as a NumPy file")
     parser.add_argument("--plot", metavar="FILE.png", help="draw a readable choice of the anchors")
     parser.add_argument("--image", metavar="FILE", help="the picture to draw on; gives HEIGHT and WIDTH where absent")
@@ -136,18 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--info", action="store_true", help="print how anchor_ext was built, and stop")
     return parser
-
-
-def _anchors(options: argparse.Namespace) -> Anchors:
-    """Raises ArgumentTypeError, in the words of the command line."""
-    sizes, ratios = _per_level(options.sizes, one_each=True), _per_level(options.ratios)
-    try:
-        return Anchors(options.levels, options.strides, sizes, ratios, _per_level(options.scales))
-    except (TypeError, ValueError) as error:
-        message = re.sub(
-            r"\b(sizes|ratios|scales|strides)\b", r"--\1", str(error).replace("pyramid_levels", "--levels")
-        )
-        raise argparse.ArgumentTypeError(message) from error
 
 
 def _ground_truth(
@@ -177,6 +121,11 @@ def _side(text: str) -> int | str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["fit"]:
+        from .fit._command_line import main as fit
+
+        return fit(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.info:
@@ -194,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if image_shape is None and (options.height is not None or options.image is None):
             parser.error("HEIGHT and WIDTH are needed (or --plot with --image)")
         try:
-            anchors = _anchors(options)
+            anchors = anchors_of(options)
         except argparse.ArgumentTypeError as error:
             parser.error(str(error))
         picture = None

@@ -102,11 +102,11 @@ def _read_voc(file: str, image: str | None) -> GroundTruth:
     for number, entry in enumerate(root.findall("object"), 1):
         texts = [entry.findtext(f"bndbox/{tag}") for tag in tags]
         boxes[f"object {number}"] = _numbers(texts, f"{file}, object {number}", f"a bndbox of {' '.join(tags)}")
-    shape = _shape(root.findtext("size/height"), root.findtext("size/width"))
+    shape = shape_of(root.findtext("size/height"), root.findtext("size/width"))
     return GroundTruth(boxes, root.findtext("filename") or "", shape)
 
 
-def _shape(height: Any, width: Any) -> tuple[int, int] | None:
+def shape_of(height: Any, width: Any) -> tuple[int, int] | None:
     """(H, W), or None where the file has none; some tools write zeros."""
     sides = [int(side) if re.fullmatch("[1-9][0-9]*", str(side)) else 0 for side in (height, width)]
     return (sides[0], sides[1]) if all(sides) else None
@@ -142,7 +142,7 @@ def _read_coco(file: str, image: str | None) -> GroundTruth:
             boxes[f"annotations[{i}]"] = [x, y, x + width, y + height]
     name = str(entry.get("file_name", f"image {entry['id']}"))
     name += f", the first of {len(images):,} images" if image is None and len(images) > 1 else ""
-    return GroundTruth(boxes, name, _shape(entry.get("height"), entry.get("width")))
+    return GroundTruth(boxes, name, shape_of(entry.get("height"), entry.get("width")))
 
 
 _READERS: dict[str, Callable[[str, str | None], GroundTruth]]

@@ -16,7 +16,7 @@ from ._core import check_shape
 from .anchors import Anchors
 from .grid import AnchorGrid
 
-__all__ = ["plot", "read_image"]
+__all__ = ["optional_packages", "plot", "read_image"]
 
 _MOST_DRAWN = 24  # cell anchors of one cell: more are a blot
 _MOST_DOTS = 2_500
@@ -30,7 +30,7 @@ class _Level(NamedTuple):
 
 
 @contextlib.contextmanager
-def _optional_packages() -> Iterator[None]:
+def optional_packages() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
@@ -47,7 +47,7 @@ def read_image(file: str | os.PathLike[str]) -> Any:
         ImportError: matplotlib or Pillow is not installed.
         OSError: the file cannot be read, or is no picture.
     """
-    with _optional_packages():
+    with optional_packages():
         from matplotlib import image
     return image.imread(os.fspath(file))
 
@@ -204,7 +204,7 @@ def plot(
     levels = _levels(anchors, shape, level_shapes)
     ground_truth = None if boxes is None else _ground_truth(boxes)
     picture = None if image is None else _pixels(image, shape)
-    with _optional_packages():
+    with optional_packages():
         from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ class BestIou(NamedTuple):
     """Per box; index, level and cell anchor are -1 where the box shares nothing with any anchor."""
 
     iou: Tensor  # (G,) in the boxes' dtype
-    index: Tensor  # (G,) int64: flat index of the first anchor that has it
+    index: Tensor  # type: ignore[assignment]  # (G,) int64: flat index of the first anchor that has it
     level: Tensor  # (G,) int64: which of the levels, from 0 on
     cell_anchor: Tensor  # (G,) int64: which of the level's cell anchors
 

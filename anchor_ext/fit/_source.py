@@ -66,6 +66,23 @@ class Source:
             raise ValueError("strides is None; expected a number per level, as these anchors have none of their own")
         return [(math.ceil(height / y), math.ceil(width / x)) for y, x in self.strides], sides
 
+    def level_names(self) -> list[str]:
+        """P3, P4, ... of Anchors; else level 0, level 1, ..."""
+        if isinstance(self.grid, Anchors):
+            return [f"P{level}" for level in self.grid.pyramid_levels]
+        return [f"level {level}" for level in range(len(self.counts))]
+
+    def shapes(self, image_shape: Sequence[float] = (1, 1)) -> list[list[tuple[float, float]]]:
+        """Per level the (width, height) of its cell anchors in pixels; of SSD's, which are parts of an image, of an
+        image of this shape."""
+        native = self.config.native
+        x = 0 if native.layout == "xyxy" else 1
+        height, width = image_shape if native.arithmetic.startswith("quotient") else (1, 1)
+        return [
+            [((box[x + 2] - box[x]) * width, (box[3 - x] - box[1 - x]) * height) for box in level.tolist()]
+            for level in self.grid.cell_anchors
+        ]
+
     def places(self, index: Tensor, level_shapes: Any, image_shape: Any) -> tuple[Tensor, Tensor]:
         """Level and cell anchor of flat indices on the CPU; -1 of -1."""
         sizes = ops.level_sizes(self.config, level_shapes, image_shape)
