@@ -55,6 +55,9 @@ bench: install
 	@$(BIN)/python benchmarks/dialects.py
 	@$(BIN)/python benchmarks/graphs.py
 	@$(BIN)/python benchmarks/matching.py
+	@$(BIN)/python benchmarks/best_iou.py
+	@$(PIP) install scikit-learn
+	@$(BIN)/python benchmarks/fitting.py
 
 # The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there. With a folder
 # SUITES of their sources, as they clone, their own suites run as well, with the drop-ins and without.

@@ -80,7 +80,8 @@ def k_means_by_iou(boxes: np.ndarray, seed: int, rounds: int = 300) -> Pairs:
 def genetic(boxes: np.ndarray, seed: int, generations: int = 1000) -> Pairs:
     """YOLOv5's: k-means, then random factors of the sides, kept where the boxes fit better.
 
-    A box fits an anchor as well as the side in which they differ most, the shorter by the longer; below 1/4, not at all.
+    A box fits an anchor as well as the side in which they differ most, the shorter by the longer; below 1/4, not at
+    all.
     """
     random = np.random.default_rng(seed)
 

@@ -75,6 +75,8 @@ def imported(framework: Callable[[], object]) -> str | None:
 NEEDS: list[tuple[str, str, Callable[[], str | None]]] = [
     ("peers", "torchvision", lambda: absent("torchvision")),
     ("tools", "matplotlib|plot", lambda: absent("matplotlib")),
+    ("tools", "--html|--pictures", lambda: absent("matplotlib")),
+    ("tools", "--suggest|fit.suggest", lambda: absent("scipy")),
     ("tools", "onnx", lambda: absent("onnx") or absent("onnxscript")),
     ("tools", "compile|aoti_compile_and_package|cmake", lambda: None if CXX else "no C++ compiler"),
     ("tools", "cmake", lambda: None if CMAKE else "no cmake"),

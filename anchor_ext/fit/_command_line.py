@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the square root of an anchor's area, in strides of its level (1 10)",
     )  # fmt: skip
     better.add_argument("--octaves", action="store_true", help="scales of 2**(i/n), which effdet needs")
+    better.add_argument("--free", action="store_true", help="a width and height for each: Anchors.from_boxes alone")
     better.add_argument("--held-out", type=float, default=0.2, help="share of the images that judges (0.2)")
     better.add_argument("--seed", type=int, default=0, help="of that choice and of the search (0)")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures")
@@ -129,7 +130,8 @@ def _suggestion(options: argparse.Namespace, data: DataSet, rule: Resizing | Non
     return suggest(
         data, rule, today=today, levels=today.pyramid_levels, strides=options.strides and today.strides,
         cell_anchors=options.cell_anchors, criterion=options.criterion, iou=options.iou, bounds=tuple(options.bounds),
-        octaves=options.octaves, held_out=options.held_out, seed=options.seed, progress=_Progress("searching"),
+        octaves=options.octaves, free=options.free, held_out=options.held_out, seed=options.seed,
+        progress=_Progress("searching"),
     )  # fmt: skip
 
 

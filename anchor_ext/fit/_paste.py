@@ -21,11 +21,15 @@ def constructor(anchors: Anchors, framework: str) -> str:
     Raises:
         ValueError: the framework cannot express them; the message says why.
     """
+    if anchors.sizes is None and framework == "anchor_ext":
+        return _from_boxes(anchors)
     return FRAMEWORKS[framework](_Shape(anchors))
 
 
 class _Shape:
     def __init__(self, anchors: Anchors) -> None:
+        if anchors.sizes is None:
+            raise ValueError("anchors has cell anchors as boxes; expected sizes, ratios and scales")
         self.levels = list(anchors.pyramid_levels)
         self.strides = [(_plain(y), _plain(x)) for y, x in anchors.strides]
         self.sizes: list[float] = _only(anchors.sizes, "sizes", each=True)
@@ -60,8 +64,21 @@ def _anchors(shape: _Shape) -> str:
     )
 
 
+def _from_boxes(anchors: Anchors) -> str:
+    levels = [
+        [tuple(_plain(float(f"{side:.6g}")) for side in ((x2 - x1), (y2 - y1))) for x1, y1, x2, y2 in level.tolist()]
+        for level in anchors.cell_anchors
+    ]
+    lines = "".join(f"        {level},\n" for level in levels)
+    return (
+        f"anchor_ext.Anchors.from_boxes(\n    [  # per level, (width, height)\n{lines}    ],\n"
+        f"    pyramid_levels={anchors.pyramid_levels},\n    strides={_pairs(anchors.strides)},\n)"
+    )
+
+
 def _pairs(pairs: Sequence[tuple[float, float]]) -> str:
-    return str([y if y == x else (y, x) for y, x in pairs])
+    plain = [(_plain(y), _plain(x)) for y, x in pairs]
+    return str([y if y == x else (y, x) for y, x in plain])
 
 
 def _torchvision(shape: _Shape) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from .._arguments import show
 from ..anchors import Anchors
 from ._paste import FRAMEWORKS, constructor, generator
 from ._report import best_of_all
-from ._search import Problem, Shape, search
+from ._search import Problem, Shape, search, search_free
 from ._source import Source
 from ._tables import aligned, percent
 from .data import read
@@ -68,9 +69,9 @@ class Suggestion:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as json can write it."""
-        shape = {"levels": self.anchors.pyramid_levels, "strides": self.anchors.strides, "sizes": self.anchors.sizes}
+        names = ("pyramid_levels", "strides", "sizes", "ratios", "scales", "spec")
         return {
-            "anchors": {**shape, "ratios": self.anchors.ratios, "scales": self.anchors.scales},
+            "anchors": {name: getattr(self.anchors, name) for name in names},
             "iou": self.iou,
             "boxes": {"searched": self.num_searched, "held_out": self.num_held_out},
             "searched": {name: dataclasses.asdict(score) for name, score in self.searched.items()},
@@ -97,6 +98,7 @@ def suggest(
     iou: float = 0.5,
     bounds: tuple[float, float] = (1.0, 10.0),
     octaves: bool = False,
+    free: bool = False,
     held_out: float = 0.2,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
@@ -120,6 +122,8 @@ def suggest(
         bounds: the least and the most that the square root of an anchor's area may be, in strides of its level: what
             a level's features see.
         octaves: whether the scales are to be `2**(i / scales)`, as RetinaNet's and effdet's are.
+        free: whether every cell anchor of every level may have a width and a height of its own. It reaches a few boxes
+            more, and only `Anchors.from_boxes` expresses it.
         held_out: the share of the images (of the boxes, where there are under 20 images) that the search does not see.
         seed: of that choice, and of the search.
         progress: called with the share of the work that is done.
@@ -131,26 +135,31 @@ def suggest(
     pyramids = _pyramids(levels, strides)
     ratio_count = _ratio_count(cell_anchors, ratios)
     _check(criterion, iou, bounds, held_out)
+    if free and octaves:
+        raise ValueError("free is True, and so is octaves; expected one of them")
     boxes = resized(read(data, image_shape=image_shape), resize)
     seen, unseen = _split(boxes, held_out, seed)
-    of_today = Source(Anchors(pyramids[0]) if today is None else today, None if today is None else strides)
+    of_today = _today(Anchors(pyramids[0]) if today is None else today, strides)
     start = _shape_of(of_today.grid)
     found = []
     for i, pyramid in enumerate(pyramids):
-        empty = Anchors(pyramid, strides)
-        problem = Problem(boxes.boxes[seen], boxes.shapes[boxes.image[seen]], pyramid, empty.strides)
-        shape = search(
-            problem,
-            start if start is not None and len(start.sizes) == len(pyramid) else None,
-            ratios=ratio_count,
-            scales=cell_anchors // ratio_count,
-            criterion=criterion,
-            iou=iou,
-            bounds=bounds,
-            octaves=octaves,
-            seed=seed,
-            progress=None if progress is None else functools.partial(_part, progress, i, len(pyramids)),
-        )
+        given = Anchors(pyramid, strides).strides
+        problem = Problem(boxes.boxes[seen], boxes.shapes[boxes.image[seen]], pyramid, given)
+        options: dict[str, Any] = dict(criterion=criterion, iou=iou, bounds=tuple(bounds), seed=seed)
+        if progress is not None:
+            options["progress"] = functools.partial(_part, progress, i, len(pyramids))
+        with _one_thread():
+            shape = search(
+                problem,
+                start if start is not None and len(start.sizes) == len(pyramid) else None,
+                ratios=ratio_count,
+                scales=cell_anchors // ratio_count,
+                octaves=octaves,
+                **options,
+            )
+            if free:
+                found.append(Anchors.from_boxes(search_free(problem, shape, **options), pyramid, strides))
+                continue
         found.append(Anchors(pyramid, strides, shape.sizes, shape.ratios, shape.scales))
     score = functools.partial(_score, boxes, iou)
     best = max(found, key=lambda anchors: getattr(score(Source(anchors), seen), criterion))
@@ -166,8 +175,26 @@ def suggest(
     )
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The search takes thousands of small steps, for which threads wait longer than they compute; and its sums, hence
+    its result, are the same on every machine's number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _part(progress: Callable[[float], None], part: int, parts: int, share: float) -> None:
     progress((part + share) / parts)
+
+
+def _today(anchors: Any, strides: Any) -> Source:
+    """The strides are for those that have none."""
+    source = Source(anchors)
+    return source if source.strides is not None else Source(anchors, strides)
 
 
 def _pyramids(levels: Any, strides: Any) -> list[list[int]]:

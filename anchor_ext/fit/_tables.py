@@ -89,8 +89,7 @@ def report_as_text(report: Report) -> str:
         parts += ["", title, aligned([head, *map(_row, groups[:_MOST_CLASSES])])]
         if key == "class" and len(groups) > _MOST_CLASSES:
             parts.append(f"and {len(groups) - _MOST_CLASSES} classes more")
-    parts += ["", f"positives, as matching gives them in {positives.images:,} images"]
-    of = f"of {positives.boxes:,} boxes"
+    parts += ["", f"positives, as matching gives them to {positives.boxes:,} boxes of {positives.images:,} images"]
     parts.append(
         aligned(
             [
@@ -99,7 +98,6 @@ def report_as_text(report: Report) -> str:
                 _part("boxes without any", positives.none, positives.boxes),
             ]
         )
-        + f"  {of}"
     )
     outside = int((report.level < 0).sum())
     if outside:

@@ -37,6 +37,18 @@ class DataSet:
     left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     noted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        count, images = len(self.boxes), len(self.image_shapes)
+        for name, shape in {
+            "boxes": (count, 4), "image": (count,), "image_shapes": (images, 2), "labels": (count,),
+        }.items():  # fmt: skip
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}; expected {shape}")
+        for name, end in (("image", images), ("labels", len(self.class_names))):
+            numbers = getattr(self, name)
+            if count and not (int(numbers.min()) >= 0 and int(numbers.max()) < end):
+                raise ValueError(f"{name} has {int(numbers.min())} to {int(numbers.max())}; expected 0 to {end - 1}")
+
     def __repr__(self) -> str:
         out = {kind: len(entries) for kind, entries in self.left_out.items()}
         return (
