@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from .._arguments import show
-from ._source import Source
+from ._source import Source, on_cpu
 
 __all__ = ["BestIou", "best_iou"]
 
@@ -23,6 +23,7 @@ class BestIou(NamedTuple):
     cell_anchor: Tensor  # (G,) int64: which of the level's cell anchors
 
 
+@on_cpu
 def best_iou(
     boxes: Tensor,
     anchors: Any,

@@ -101,7 +101,7 @@ class Places:
     def best(self, widths: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
         """Each box's best IoU and the flat index of the cell anchor that has it; widths, heights: `(L, A)`."""
         best = torch.full_like(self.width, -1)
-        own = torch.zeros(len(best), dtype=torch.int64)
+        own = torch.zeros_like(best, dtype=torch.int64)
         count = widths.shape[1]
         for level in range(len(self.dx)):
             w, h = widths[level, :, None], heights[level, :, None]

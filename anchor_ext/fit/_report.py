@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._arguments import show
-from ._source import Source
+from .._arguments import is_sequence, show
+from ._source import Source, check_count, on_cpu
 from .data import DataSet, read
 from .resizing import ResizedBoxes, Resizing, resized
 
@@ -119,6 +119,7 @@ class Report:
         return report_as_text(self)
 
 
+@on_cpu
 def report(
     data: Any,
     anchors: Any,
@@ -152,11 +153,11 @@ def report(
     Raises:
         TypeError, ValueError, OSError: an argument is wrong, or the data cannot be read.
     """
+    if not is_sequence(thresholds) or not thresholds or not all(map(_is_threshold, thresholds)):
+        raise ValueError(f"thresholds is {show(thresholds)}; expected a list of numbers in 0..1")
+    check_count("matched_images", matched_images, 0, 2**31 - 1)
+    check_count("seed", seed, 0, 2**63 - 1)
     levels_of = tuple(thresholds)
-    if not levels_of or not all(isinstance(t, (int, float)) and 0 < t <= 1 for t in levels_of):
-        raise ValueError(f"thresholds is {show(thresholds)}; expected numbers in 0..1")
-    if not isinstance(matched_images, int) or matched_images < 0:
-        raise ValueError(f"matched_images is {show(matched_images)}; expected an integer >= 0")
     source = Source(anchors, strides)
     data = read(data, image_shape=image_shape)
     boxes = resized(data, resize)
@@ -193,7 +194,8 @@ def best_of_all(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per box the best IoU, and level, cell anchor and flat index of what has it; -1 where it is 0."""
     count = boxes.boxes.shape[0]
-    iou, (level, cell_anchor, index) = torch.empty(count), torch.empty(3, count, dtype=torch.int64)
+    iou = torch.empty(count, dtype=torch.float32)
+    level, cell_anchor, index = torch.empty(3, count, dtype=torch.int64)
     done = 0
     for shape, indices in boxes.groups():
         grids, sides = source.over(shape)
@@ -205,6 +207,10 @@ def best_of_all(
         if progress is not None:
             progress(done, count)
     return iou, level, cell_anchor, index
+
+
+def _is_threshold(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
 
 
 def _chosen(data: DataSet, most: int, seed: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -34,7 +35,9 @@ class _Objective:
 
     def true(self, point: Any) -> float:
         with torch.no_grad():
-            best, _ = self.places.best(*(side.float() for side in self.form.sides(torch.as_tensor(point))))
+            best, _ = self.places.best(
+                *(side.float() for side in self.form.sides(torch.as_tensor(point, device="cpu")))
+            )
             return -_scores(best, self.criterion, self.iou)[0]
 
     def smooth(self, point: Any, temperature: float) -> tuple[float, Any]:
@@ -74,13 +77,27 @@ class _Objective:
     def polish(self, point: Tensor) -> Tensor:
         """To a local optimum of the criterion itself, which is flat nearly everywhere."""
         step = 0.03
-        at = point[None] + torch.cat([point.new_zeros(1, len(point)), step * torch.eye(len(point)).to(point)])
+        at = point[None] + torch.cat(
+            [point.new_zeros(1, len(point)), step * torch.eye(len(point), device="cpu").to(point)]
+        )
         simplex = torch.where(at > 1, at - 2 * step, at).numpy()
         bounds, options = [(0, 1)] * len(point), {"maxfev": 400, "initial_simplex": simplex}
         found = _scipy_optimize().minimize(
             self.true, point.numpy(), method="Nelder-Mead", bounds=bounds, options=options
         )
         return torch.from_numpy(found.x).clamp(0, 1)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A search takes thousands of small steps, for which threads wait longer than they compute; and on one thread its
+    sums, hence its result, are the same on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _scipy_optimize() -> Any:
@@ -181,7 +198,7 @@ def search(
 ) -> Shape:
     """Sizes, ratios and scales that reach the most boxes: the best local optimum of several starts.
 
-    The same for the same arguments and number of threads. No worse than `start` on the problem's boxes, where `start`
+    The same for the same arguments. No worse than `start` on the problem's boxes, where `start`
     is of this form.
 
     Args:
@@ -203,7 +220,7 @@ def search(
         ValueError: bounds are none, or leave no room for the scales of an octave.
         ImportError: there is no SciPy.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _one_thread():
         form = Structured(Limits.of(problem, bounds), ratios, scales, octaves)
         many, few = _some(problem, max_boxes, seed), _some(problem, min(_FEW_BOXES, max_boxes), seed)
         fine, coarse = _Objective(many, form, criterion, iou), _Objective(few, form, criterion, iou)
@@ -244,7 +261,7 @@ def search_free(
     Raises:
         ValueError, ImportError: as for `search`.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _one_thread():
         today = start.cell_anchors if isinstance(start, Shape) else start
         form = Free(Limits.of(problem, bounds), len(today[0]))
         many, few = _some(problem, max_boxes, seed), _some(problem, min(_FEW_BOXES, max_boxes), seed)

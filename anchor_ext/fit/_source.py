@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,27 @@ from .._spec import Configuration, level_counts
 from ..anchors import Anchors
 from ..grid import AnchorGrid
 
-__all__ = ["Source"]
+__all__ = ["Source", "check_count", "on_cpu"]
+
+
+def check_count(name: str, value: Any, least: int, most: int) -> None:
+    """Raises ValueError where the value is no integer in least..most."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} is {show(value)}; expected an integer in {least}..{most}")
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def on_cpu(function: _Function) -> _Function:
+    """The function, whose tensors are on the CPU whatever torch's default device is."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **keywords: Any) -> Any:
+        with torch.device("cpu"):
+            return function(*arguments, **keywords)
+
+    return called  # type: ignore[return-value]
 
 
 class Source:

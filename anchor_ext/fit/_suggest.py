@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from ..anchors import Anchors
 from ._paste import FRAMEWORKS, constructor, generator
 from ._report import best_of_all
 from ._search import Problem, Shape, search, search_free
-from ._source import Source
+from ._source import Source, check_count, on_cpu
 from ._tables import aligned, percent
 from .data import read
 from .resizing import ResizedBoxes, Resizing, resized
@@ -84,6 +83,7 @@ class Suggestion:
         return "\n\n".join([aligned(self.rows()), *texts])
 
 
+@on_cpu
 def suggest(
     data: Any,
     resize: Resizing | None = None,
@@ -135,6 +135,7 @@ def suggest(
     pyramids = _pyramids(levels, strides)
     ratio_count = _ratio_count(cell_anchors, ratios)
     _check(criterion, iou, bounds, held_out)
+    check_count("seed", seed, 0, 2**63 - 1)
     if free and octaves:
         raise ValueError("free is True, and so is octaves; expected one of them")
     boxes = resized(read(data, image_shape=image_shape), resize)
@@ -148,18 +149,17 @@ def suggest(
         options: dict[str, Any] = dict(criterion=criterion, iou=iou, bounds=tuple(bounds), seed=seed)
         if progress is not None:
             options["progress"] = functools.partial(_part, progress, i, len(pyramids))
-        with _one_thread():
-            shape = search(
-                problem,
-                start if start is not None and len(start.sizes) == len(pyramid) else None,
-                ratios=ratio_count,
-                scales=cell_anchors // ratio_count,
-                octaves=octaves,
-                **options,
-            )
-            if free:
-                found.append(Anchors.from_boxes(search_free(problem, shape, **options), pyramid, strides))
-                continue
+        shape = search(
+            problem,
+            start if start is not None and len(start.sizes) == len(pyramid) else None,
+            ratios=ratio_count,
+            scales=cell_anchors // ratio_count,
+            octaves=octaves,
+            **options,
+        )
+        if free:
+            found.append(Anchors.from_boxes(search_free(problem, shape, **options), pyramid, strides))
+            continue
         found.append(Anchors(pyramid, strides, shape.sizes, shape.ratios, shape.scales))
     score = functools.partial(_score, boxes, iou)
     best = max(found, key=lambda anchors: getattr(score(Source(anchors), seen), criterion))
@@ -173,18 +173,6 @@ def suggest(
     return Suggestion(
         best, iou, searched, {name: score(source, unseen) for name, source in sources.items()}, len(seen), len(unseen)
     )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The search takes thousands of small steps, for which threads wait longer than they compute; and its sums, hence
-    its result, are the same on every machine's number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _part(progress: Callable[[float], None], part: int, parts: int, share: float) -> None:
@@ -212,10 +200,10 @@ def _pyramids(levels: Any, strides: Any) -> list[list[int]]:
 
 
 def _ratio_count(cell_anchors: Any, ratios: Any) -> int:
-    for name, count in (("cell_anchors", cell_anchors), *((("ratios", ratios),) if ratios is not None else ())):
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 64:
-            raise ValueError(f"{name} is {show(count)}; expected an integer in 1..64")
-    if ratios is None:
+    check_count("cell_anchors", cell_anchors, 1, 64)
+    if ratios is not None:
+        check_count("ratios", ratios, 1, 64)
+    else:
         ratios = next((divisor for divisor in (3, 2) if cell_anchors % divisor == 0), cell_anchors)
     if cell_anchors % ratios:
         raise ValueError(f"ratios is {ratios}; expected a divisor of cell_anchors, {cell_anchors}")

@@ -16,6 +16,7 @@ from .._arguments import image_shape as read_image_shape
 from .._arguments import show
 from .._core import check_shape
 from ._entries import Entries, Pictures, Progress
+from ._source import on_cpu
 
 __all__ = ["DataSet", "read"]
 
@@ -57,6 +58,7 @@ class DataSet:
         )
 
 
+@on_cpu
 def read(
     source: Any,
     *,

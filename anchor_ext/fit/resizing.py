@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import show
+from ._source import on_cpu
 
 if TYPE_CHECKING:
     from .data import DataSet
@@ -167,6 +168,7 @@ class ResizedBoxes:
         return [((key >> 32, key & 0xFFFFFFFF), own) for key, own in zip(distinct.tolist(), indices, strict=True)]
 
 
+@on_cpu
 def resized(data: DataSet, rule: Resizing | None = None) -> ResizedBoxes:
     """The boxes after resizing; None is `KeepSize()`.
 

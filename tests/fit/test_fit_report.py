@@ -87,6 +87,20 @@ def test_a_report(rule):
 
 
 @pytest.mark.quick
+def test_another_default_device_and_type():
+    data = a_data_set()
+    wanted = fit.report(data, ANCHORS, fit.Letterbox(160, 160)).to_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert fit.report(data, ANCHORS, fit.Letterbox(160, 160)).to_dict() == wanted
+            read = fit.read([[1, 2, 3, 4]], image_shape=(9, 9))
+            assert read.boxes.device.type == "cpu" and fit.best_iou(read.boxes.float(), ANCHORS, (9, 9)).iou.item() > 0
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.quick
 def test_some_images_are_matched():
     data = a_data_set(400, shapes=[(64, 96)] * 50)
     report = fit.report(data, ANCHORS, matched_images=10, seed=3)
@@ -123,9 +137,12 @@ def test_other_anchors():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"thresholds": []}, r"thresholds is \[\]; expected numbers"),
-        ({"thresholds": [2]}, r"thresholds is \[2\]; expected numbers"),
-        ({"matched_images": -1}, "matched_images is -1; expected an integer >= 0"),
+        ({"thresholds": []}, r"thresholds is \[\]; expected a list"),
+        ({"thresholds": 0.5}, "thresholds is 0.5; expected a list"),
+        ({"thresholds": [float("nan")]}, r"thresholds is \[nan\]; expected a list"),
+        ({"seed": "a"}, "seed is 'a'; expected an integer"),
+        ({"thresholds": [2]}, r"thresholds is \[2\]; expected a list of numbers"),
+        ({"matched_images": -1}, "matched_images is -1; expected an integer in 0.."),
         ({"resize": 800}, "resize is 800; expected None or a rule"),
         ({"anchors": 3}, "anchors is 3; expected"),
         ({"high": 0.1}, "high is 0.1; expected"),
@@ -194,6 +211,7 @@ def test_several_pyramids():
         ({"levels": [(3, 4), (4, 5)], "strides": [8, 16]}, r"strides is \[8, 16\]; expected None"),
         ({"cell_anchors": 0}, "cell_anchors is 0; expected an integer in 1..64"),
         ({"ratios": 2}, "ratios is 2; expected a divisor of cell_anchors, 9"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; expected an integer"),
         ({"criterion": "map"}, "criterion is 'map'; expected 'recall' or 'mean_iou'"),
         ({"iou": 1}, "iou is 1; expected a number between 0 and 1"),
         ({"held_out": 1}, "held_out is 1; expected a number in 0..1"),
