@@ -55,6 +55,7 @@ bench: install
 	@$(BIN)/python benchmarks/dialects.py
 	@$(BIN)/python benchmarks/graphs.py
 	@$(BIN)/python benchmarks/matching.py
+	@$(BIN)/python benchmarks/losses.py
 	@$(BIN)/python benchmarks/best_iou.py
 	@$(PIP) install scikit-learn
 	@$(BIN)/python benchmarks/fitting.py

@@ -9,6 +9,7 @@ import torch
 
 from . import (
     _anchor_operators,  # noqa: F401  # registers them
+    _loss_operators,  # noqa: F401
     _match_operators,
 )
 from ._arguments import image_shape as _read_image_shape

@@ -56,6 +56,8 @@ wait
 step "timings" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
 step "timings of matching" 100 matching_cuda.txt "$PYTHON" "$root/benchmarks/matching.py" --device cuda \
   --json "$OUT/matching_cuda.json"
+step "timings of the losses" 40 losses_cuda.txt "$PYTHON" "$root/benchmarks/losses.py" --device cuda \
+  --json "$OUT/losses_cuda.json"
 step "timings in compiled and exported programs" 120 graphs_cuda.txt "$PYTHON" "$root/benchmarks/graphs.py" \
   --device cuda --json "$OUT/graphs_cuda.json"
 step "timings of the drop-ins" 60 dialects_cuda.txt "$PYTHON" "$root/benchmarks/dialects.py" --device cuda \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import anchor_ext
-from anchor_ext import matchers
+from anchor_ext import losses, matchers
 
 CONFIGURATIONS = [
     {},
@@ -35,6 +35,7 @@ def main() -> None:
         assert torch.equal(large.cpu(), anchors.generate((2160, 3840), dtype=dtype, device="cpu")), dtype
     general()
     match()
+    focal_loss()
     print("sanitized: all equal")
 
 
@@ -81,6 +82,22 @@ def match() -> None:
             expected = anchors.match(boxes, shape, ignored=regions, **call)
             got = anchors.match([one.cuda() for one in boxes], shape, ignored=on_gpu, **call)
             assert all(torch.equal(a.cpu(), b) for a, b in zip(got, expected, strict=True)), (dtype, rule)
+
+
+def focal_loss() -> None:
+    """Every dtype, more tiles than one, images without boxes."""
+    random = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(2, 3000, 7, generator=random), [torch.tensor([3, 0]), torch.zeros(0).long()]
+    matched = torch.stack([torch.randint(-2, 2, (3000,), generator=random), torch.full((3000,), -1)])
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        for gamma in (2.0, 1.5):
+            results = []
+            for device in ("cpu", "cuda"):
+                at = logits.to(device, dtype, copy=True).requires_grad_()
+                own = [one.to(device) for one in labels]
+                loss = losses.focal_loss(at, matched.to(device), own, gamma=gamma)
+                results.append((loss.detach().cpu(), torch.autograd.grad(loss, at)[0].cpu()))
+            assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), (dtype, gamma)
 
 
 if __name__ == "__main__":

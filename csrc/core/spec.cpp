@@ -12,14 +12,6 @@ namespace {
 __extension__ using uint128 = unsigned __int128;
 __extension__ using int128 = __int128;
 
-// A grid may be without cells: nothing is divided by their number then.
-Divider divider(std::int64_t divisor) {
-  const auto d = static_cast<std::uint64_t>(std::max<std::int64_t>(divisor, 1));
-  std::uint32_t shift = 0;
-  while ((std::uint64_t{1} << shift) < d) ++shift;
-  return {static_cast<std::uint64_t>(((uint128{1} << (63 + shift)) + d - 1) / d), shift};
-}
-
 // A Python number as torch's CPU operators take it beside a tensor: a summand in the tensor's type, a factor of a
 // 16-bit tensor in float32.
 double summand(double value, const Arithmetic& arithmetic) {
@@ -69,6 +61,13 @@ void check(const SpecParts& parts, int components) {
 
 }  // namespace
 
+Divider divider_of(std::int64_t divisor) {
+  const auto d = static_cast<std::uint64_t>(std::max<std::int64_t>(divisor, 1));
+  std::uint32_t shift = 0;
+  while ((std::uint64_t{1} << shift) < d) ++shift;
+  return {static_cast<std::uint64_t>(((uint128{1} << (63 + shift)) + d - 1) / d), shift};
+}
+
 void check_pyramid_levels(const std::vector<std::int64_t>& levels) {
   for (std::size_t i = 0; i < levels.size(); ++i) {
     if (levels[i] < 0 || levels[i] > 30)
@@ -110,7 +109,7 @@ Spec::Spec(SpecParts parts, std::string text) : parts_(std::move(parts)), text_(
     Level& level = pyramid_.levels[l];
     level.num_cell_anchors = static_cast<std::int32_t>(numbers.size()) / components;
     level.first_cell_anchor = first;
-    level.by_cell_anchors = divider(level.num_cell_anchors);
+    level.by_cell_anchors = divider_of(level.num_cell_anchors);
     std::transform(numbers.begin(), numbers.end(), pyramid_.cell_anchors + first * components,
                    [&](double number) { return rounded(number, arithmetic.sum); });
     first += level.num_cell_anchors;
@@ -213,7 +212,7 @@ Pyramid Spec::over(const Request& request) const {
     level.x.cells = shapes[l].columns;
     level.y.stride = stride(given.y, image.height, level.y.cells);
     level.x.stride = stride(given.x, image.width, level.x.cells);
-    level.by_columns = divider(level.x.cells);
+    level.by_columns = divider_of(level.x.cells);
     pyramid.num_anchors += level.y.cells * level.x.cells * level.num_cell_anchors;
   }
   // Only what is used: a pyramid is made for nearly every call.

@@ -94,6 +94,9 @@ Arithmetic arithmetic_of(std::string_view name);
 // "xyxy", "yxyx", "cxcywha", "point" or "point_stride".
 ANCHOR_EXT_API Layout layout_of(std::string_view name);
 
+// For a number of cells, classes and the like, which may be 0: nothing is divided by it then.
+Divider divider_of(std::int64_t divisor);
+
 // Distinct levels of a feature pyramid.
 ANCHOR_EXT_API void check_pyramid_levels(const std::vector<std::int64_t>& levels);
 

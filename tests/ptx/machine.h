@@ -23,10 +23,11 @@ __extension__ using uint128 = unsigned __int128;
   std::exit(1);
 }
 
-// Memory that a launch may touch. Of an output, how often each byte was written.
+// Memory that a launch may touch. Of an output, how often each byte was written; of scratch memory as well, which one
+// launch writes for the next one to read.
 struct Region {
   std::uint64_t begin, bytes;
-  enum { input, output, atomics } kind;
+  enum { input, output, atomics, scratch } kind;
   std::vector<std::uint8_t> written;
 };
 
@@ -86,8 +87,10 @@ struct Thread {
             (!exchanges && shared->epoch[i] == shared->barriers && shared->writer[i] != static_cast<std::int32_t>(tid)))
           fail("shared memory is read that was not written, or without a barrier behind it", address, bytes);
       from = shared->bytes.data() + at;
-    } else if (const auto kind = region_of(address, bytes).kind;
-               kind == Region::output || (cached && kind != Region::input)) {
+    } else if (const Region& region = region_of(address, bytes); region.kind == Region::scratch) {
+      for (std::size_t i = 0; i < bytes; ++i)
+        if (region.written[address - region.begin + i] == 0) fail("scratch memory is read unwritten", address, bytes);
+    } else if (region.kind == Region::output || (cached && region.kind != Region::input)) {
       fail("memory is read that is to be written", address, bytes);
     }
     std::memcpy(out, from, bytes);
@@ -104,7 +107,8 @@ struct Thread {
       std::memcpy(machine.stores.back().value, value, bytes);
     } else {
       Region& region = region_of(address, bytes);
-      if (region.kind != Region::output) fail("a store to what is not an output", address, bytes);
+      if (region.kind != Region::output && region.kind != Region::scratch)
+        fail("a store to what is not an output", address, bytes);
       for (std::size_t i = 0; i < bytes; ++i)
         if (++region.written[address - region.begin + i] != 1) fail("a byte is written twice", address + i, bytes);
       std::memcpy(reinterpret_cast<void*>(address), value, bytes);

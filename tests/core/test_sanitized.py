@@ -1,4 +1,4 @@
-"""Matching on the CPU, compiled with AddressSanitizer and UBSan."""
+"""The families' CPU code, compiled with AddressSanitizer and UBSan."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from toolchain import CXX, ROOT
 pytestmark = pytest.mark.tools("c++")
 
 
-def test_windows_and_pairs(tmp_path):
-    sources = [path for room in ("core", "match") for path in (ROOT / "csrc" / room).glob("*.cpp")]
-    sources = [*(path for path in sources if path.name != "op.cpp"), ROOT / "tests" / "match" / "sanitized.cpp"]
+@pytest.mark.parametrize(("family", "said"), [("match", "all equal\n"), ("loss", "all ran\n")])
+def test_under_the_sanitizers(family, said, tmp_path):
+    sources = [path for room in ("core", family) for path in (ROOT / "csrc" / room).glob("*.cpp")]
+    sources = [*(path for path in sources if path.name != "op.cpp"), ROOT / "tests" / family / "sanitized.cpp"]
     flags = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", f"-I{ROOT / 'csrc'}"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
@@ -22,4 +23,4 @@ def test_windows_and_pairs(tmp_path):
         pytest.skip("this compiler comes without its sanitizers")
     assert built.returncode == 0, built.stderr
     run = subprocess.run([tmp_path / "sanitized"], capture_output=True, text=True)
-    assert (run.returncode, run.stdout) == (0, "all equal\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, said), run.stderr

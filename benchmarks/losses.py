@@ -1,0 +1,172 @@
+"""Times the focal loss and its gradient beside torchvision's, Inductor's compile of the same, and a copy of the logits.
+
+    python benchmarks/losses.py [--device cpu|cuda] [--quick] [--one-allocator] [--json FILE]
+
+Milliseconds per image of 91 classes, forward and backward, RetinaNet's five levels, one thread, 20 boxes (those of
+matching.py). On the CPU everything is measured twice, each in a process of its own: with glibc's malloc as users have
+it, and with the tunables of matching.py. "stock" makes targets and copies the rows that take part, as RetinaNet's head
+of torchvision does around its `sigmoid_focal_loss`; "compiled" is Inductor's compile of the same with a mask in place
+of the copies. Nothing is timed that is farther than 2e-6 from float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matching import TUNABLES, coco_boxes, peak_megabytes
+from timing import hardware, interleaved, medians, versions
+from torch import Tensor
+
+import anchor_ext
+from anchor_ext.losses import focal_loss
+
+CLASSES, BOXES = 91, 20
+
+
+def stock() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    try:
+        from torchvision.ops import sigmoid_focal_loss
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+    def by_rows(logits: Tensor, matched: Tensor, labels: Tensor) -> Tensor:
+        positive = matched >= 0
+        targets = torch.zeros_like(logits)
+        targets[positive, labels[matched[positive]]] = 1.0
+        valid = matched != -2
+        return sigmoid_focal_loss(logits[valid], targets[valid], reduction="sum") / max(1, int(positive.sum()))
+
+    return by_rows
+
+
+def by_mask(logits: Tensor, matched: Tensor, labels: Tensor) -> Tensor:
+    """The same in fixed shapes, which a compiler can make one graph of."""
+    positive = (matched >= 0)[:, None]
+    own = labels[matched.clamp(min=0)][:, None] == torch.arange(logits.shape[1], device=logits.device)
+    targets = (own & positive).to(logits.dtype)
+    p = logits.sigmoid()
+    part = p * targets + (1 - p) * (1 - targets)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none") * (1 - part) ** 2
+    loss = loss * (0.25 * targets + 0.75 * (1 - targets))
+    return torch.where((matched != -2)[:, None], loss, 0).sum() / positive.sum().clamp(min=1)
+
+
+def both(function: Callable[..., Tensor], logits: Tensor, *arguments: Any) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The loss and its gradient."""
+
+    def call() -> tuple[Tensor, Tensor]:
+        loss = function(logits, *arguments)
+        return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+    return call
+
+
+def case(shape: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    matched = anchor_ext.Anchors().match(coco_boxes(BOXES, shape), shape)
+    logits = torch.randn(len(matched), CLASSES, generator=random) * 1.5 - 4.6  # of a head that begins to learn
+    labels = torch.randint(CLASSES, (BOXES,), generator=random)
+    return logits.to(device).requires_grad_(), matched.to(device), labels.to(device)
+
+
+def ours(logits: Tensor, matched: Tensor, labels: Tensor) -> Tensor:
+    return focal_loss(logits[None], matched[None], [labels])
+
+
+def functions_of(shape: tuple[int, int], device: torch.device, compiling: bool) -> dict[str, Callable[[], Any]]:
+    arguments = case(shape, device)
+    functions: dict[str, Callable[[], Any]] = {}
+    original = stock()
+    if original is not None:
+        functions["stock"] = both(original, *arguments)
+    if compiling:
+        functions["compiled"] = both(torch.compile(by_mask, fullgraph=True, dynamic=False), *arguments)
+    functions["anchor_ext"] = both(ours, *arguments)
+    exact = arguments[0].detach().double().requires_grad_()
+    wanted, wanted_grad = both(by_mask, exact, *arguments[1:])()
+    for name, function in list(functions.items()):
+        loss, grad = function()
+        wrong = abs(float(loss) / float(wanted) - 1) > 2e-6 or (grad - wanted_grad).norm() > 2e-6 * wanted_grad.norm()
+        if wrong and name == "anchor_ext":
+            raise SystemExit(f"{name}, {shape} on {device} is wrong: nothing is timed")
+        if wrong:
+            del functions[name]
+    given, to = arguments[0].detach(), torch.empty_like(arguments[0])
+    functions["copy"] = lambda: to.copy_(given)
+    return functions
+
+
+COLUMNS = ["stock", "compiled", "anchor_ext", "copy"]
+
+
+def one_peak(name: str, shape: tuple[int, int], device_name: str) -> None:
+    torch.set_num_threads(1)
+    device = torch.device(device_name)
+    function = {"anchor_ext": ours, "stock": stock() or by_mask}[name]
+    logits, matched, labels = case(shape, device)
+    both(function, logits[:9].detach().requires_grad_(), matched[:9], labels)()
+    print(json.dumps(peak_megabytes(lambda: both(function, logits, matched, labels)()[1], device)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", metavar="FILE", help="write every round's numbers, with versions and hardware")
+    parser.add_argument("--quick", action="store_true", help="a small image and few rounds, no torch.compile")
+    parser.add_argument("--one-allocator", action="store_true", help="this process alone, as it was started")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rounds: dict[str, Any] = {"rounds": 3, "seconds": 0.002} if options.quick else {"rounds": 9, "at_most": 10.0}
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    print(f"{hardware(device)}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}")
+    print(f"one thread, malloc: {tunables or 'the default'}; milliseconds\n{'image':>10}", end="")
+    print("".join(f"{name:>12}" for name in [*COLUMNS, "stock/ours", "comp./ours", "ours/copy"]))
+    rows = []
+    for shape in [(160, 224)] if options.quick else [(640, 832), (800, 1333)]:
+        torch.compiler.reset()
+        seconds = interleaved(functions_of(shape, device, not options.quick), threads=1, **rounds)
+        rows.append({"image_shape": shape, "seconds": seconds})
+        m = {name: 1e3 * value for name, value in medians(seconds).items()}
+        m |= {"stock/ours": m.get("stock", 0) / m["anchor_ext"], "comp./ours": m.get("compiled", 0) / m["anchor_ext"]}
+        m["ours/copy"] = m["anchor_ext"] / m["copy"]
+        cells = [f"{m[name]:12.2f}" if m.get(name) else f"{'-':>12}" for name in [*COLUMNS, *list(m)[-3:]]]
+        print(f"{'{}x{}'.format(*shape):>10}" + "".join(cells), flush=True)
+    peaks = {}
+    for name in ("anchor_ext", "stock") if not options.quick and tunables is None else ():
+        code = f"import losses; losses.one_peak({name!r}, (640, 832), {str(device)!r})"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        if run.returncode == 0:
+            peaks[name] = json.loads(run.stdout.splitlines()[-1])
+            print(f"peak beside the gradient, {name}, 640x832: {peaks[name]:.1f} MB", flush=True)
+    results = [{"malloc": tunables, "rows": rows, "peak_megabytes": peaks}]
+    if device.type == "cpu" and not options.one_allocator and tunables is None:
+        print(flush=True)
+        again = [sys.executable, __file__, "--device", "cpu", "--one-allocator", *(["--quick"] * options.quick)]
+        again += ["--json", f"{options.json}.other"] if options.json else []
+        subprocess.run(again, check=True, env={**os.environ, "GLIBC_TUNABLES": TUNABLES})
+        if options.json:
+            other = Path(f"{options.json}.other")
+            results += json.loads(other.read_text())["results"]
+            other.unlink()
+    if options.json:
+        about = {**versions(), "hardware": hardware(device), "device": str(device)}
+        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"command": "python benchmarks/losses.py", "versions": about, "results": results}, indent=1)
+        Path(options.json).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
