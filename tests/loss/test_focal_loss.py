@@ -187,7 +187,7 @@ def test_gradients(device):
         first.sum().backward()
 
 
-@pytest.mark.tools("compile")
+@pytest.mark.tools("c++")
 def test_compiled(device):
     torch.compiler.reset()
     compiled = torch.compile(focal_loss, fullgraph=True, dynamic=True)
