@@ -6,7 +6,7 @@ Milliseconds per image of 91 classes, forward and backward, RetinaNet's five lev
 matching.py). On the CPU everything is measured twice, each in a process of its own: with glibc's malloc as users have
 it, and with the tunables of matching.py. "stock" makes targets and copies the rows that take part, as RetinaNet's head
 of torchvision does around its `sigmoid_focal_loss`; "compiled" is Inductor's compile of the same with a mask in place
-of the copies. Nothing is timed that is farther than 2e-6 from float64.
+of the copies. Nothing is timed that is farther from float64 than 2e-6, or a rival than 1e-4: Inductor's sum is.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def functions_of(shape: tuple[int, int], device: torch.device, compiling: bool) 
     wanted, wanted_grad = both(by_mask, exact, *arguments[1:])()
     for name, function in list(functions.items()):
         loss, grad = function()
-        wrong = abs(float(loss) / float(wanted) - 1) > 2e-6 or (grad - wanted_grad).norm() > 2e-6 * wanted_grad.norm()
+        most = 2e-6 if name == "anchor_ext" else 1e-4
+        wrong = abs(float(loss) / float(wanted) - 1) > most or (grad - wanted_grad).norm() > most * wanted_grad.norm()
         if wrong and name == "anchor_ext":
             raise SystemExit(f"{name}, {shape} on {device} is wrong: nothing is timed")
         if wrong:
