@@ -4,7 +4,8 @@ from importlib.metadata import version as _version
 
 from ._library import build_info  # first: loads the native library  # isort: skip
 from .anchors import Anchors, UnusualAnchorsWarning, generate, generate_many
+from .coders import BoxCoder
 from .grid import AnchorGrid
 
-__all__ = ["AnchorGrid", "Anchors", "UnusualAnchorsWarning", "build_info", "generate", "generate_many"]
+__all__ = ["AnchorGrid", "Anchors", "BoxCoder", "UnusualAnchorsWarning", "build_info", "generate", "generate_many"]
 __version__ = _version("anchor_ext")

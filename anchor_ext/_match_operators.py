@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ._anchor_operators import count_anchors
-from ._arguments import shape_of, show
+from ._arguments import show
+from ._batches import ONE, as_computed, boxes_of, must_be_alike, one_image
 from ._library import native
 from ._operators import Operator, call, register
 from ._recording import constant_to_the_compiler, constants, is_compiled, is_traced
-from ._spec import DTYPES, Configuration, native_of
+from ._spec import Configuration, native_of
 from .matchers import MaxIoUAssigner, Rule, thresholds_of, torchvision_entries
 
 __all__ = ["best_anchor", "match"]
@@ -21,9 +22,6 @@ __all__ = ["best_anchor", "match"]
 Sides = Sequence[int]
 
 DEFAULT = (0.5, 0.4, True, False)
-_MOST = 2**22 - 1  # boxes of an image
-_ONE = "expected a tensor (n, 4)"
-_SEVERAL = f"{_ONE}, or a list of them, one per image"
 
 
 def _must_be_boxes(boxes: Tensor) -> None:
@@ -84,43 +82,6 @@ register(Operator("match", _match, standard=_no_export))
 register(Operator("best_anchor", _best_anchor, standard=_no_export))
 
 
-def _one_image(name: str, boxes: Any, expected: str = _SEVERAL) -> Tensor:
-    if not isinstance(boxes, Tensor):
-        raise TypeError(f"{name} is {show(boxes)}; {expected}")
-    if boxes.is_nested or boxes.layout is not torch.strided or boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name} has layout {boxes.layout} and shape {shape_of(boxes)}; {expected}")
-    if boxes.dtype not in DTYPES.values():
-        raise TypeError(f"{name} has dtype {boxes.dtype}; expected float32, float64, float16 or bfloat16")
-    return boxes.detach()
-
-
-def _read(name: str, boxes: Any) -> tuple[Tensor, list[int], bool]:
-    """All boxes in one tensor, how many each image has, and whether there are several images."""
-    is_batch = isinstance(boxes, (list, tuple))
-    if is_batch and not boxes:
-        raise ValueError(f"{name} is empty; {_SEVERAL}")
-    images = [
-        _one_image(f"{name}[{i}]" if is_batch else name, one) for i, one in enumerate(boxes if is_batch else [boxes])
-    ]
-    for i, one in enumerate(images):
-        if isinstance(one.shape[0], int) and one.shape[0] > _MOST:
-            raise ValueError(f"{name}{[i] if is_batch else ''} has {one.shape[0]} rows; expected at most {_MOST}")
-        _must_be_alike(f"{name}[{i}]", one, images[0], f"{name}[0]")
-    together = _as_computed(torch.cat(images) if is_batch else images[0])
-    return together, [one.shape[0] for one in images], is_batch
-
-
-def _as_computed(boxes: Tensor) -> Tensor:
-    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
-
-
-def _must_be_alike(name: str, tensor: Tensor, first: Tensor, name_of_first: str) -> None:
-    for what in ("device", "dtype"):
-        value, expected = getattr(tensor, what), getattr(first, what)
-        if value != expected:
-            raise ValueError(f"{name} has {what} {value}; expected {expected}, as {name_of_first} has")
-
-
 def _is_default(options: tuple[Any, ...]) -> bool:
     return all(type(a) is type(b) and a == b for a, b in zip(options, DEFAULT, strict=True))
 
@@ -164,15 +125,15 @@ def match(
         text = matcher._text  # type: ignore[attr-defined]
     if not isinstance(return_iou, bool):
         raise TypeError(f"return_iou is {show(return_iou)}; expected True or False")
-    together, counts, is_batch = _read("boxes", boxes)
+    together, counts, is_batch = boxes_of("boxes", boxes)
     keywords: dict[str, Any] = {"with_iou": return_iou, "image_shape": image_shape, "clip": clip}
     if ignored is not None:
         if not isinstance(matcher, MaxIoUAssigner):
             raise ValueError("ignored is given; expected None, but with matcher=MaxIoUAssigner(ignore_iof_thr=...)")
-        regions, region_counts, is_batch_too = _read("ignored", ignored)
+        regions, region_counts, is_batch_too = boxes_of("ignored", ignored)
         if is_batch != is_batch_too or len(counts) != len(region_counts):
             raise ValueError(f"ignored is {show(ignored)}; expected as many images as boxes has, {len(counts)}")
-        _must_be_alike("ignored", regions, together, "boxes")
+        must_be_alike("ignored", regions, together, "boxes")
         keywords |= {"ignored": regions, "ignored_counts": region_counts}
     matched, iou = call(
         "match",
@@ -195,8 +156,8 @@ def best_anchor(
     config: Configuration, boxes: Any, level_shapes: list[int] | None, image_shape: list[int] | None, clip: Any
 ) -> tuple[Tensor, Tensor]:
     """Per box the greatest IoU, and the first anchor that has it, -1 where it is 0. Found on the CPU."""
-    given = _one_image("boxes", boxes, _ONE)
-    on_cpu = _as_computed(given).cpu()
+    given = one_image("boxes", boxes, ONE)
+    on_cpu = as_computed(given).cpu()
     keywords = {"image_shape": image_shape, "clip": clip}
     iou, index = call(
         "best_anchor", on_cpu, level_shapes, config.spec, device=on_cpu.device, takes_device=False, **keywords

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._recording import is_exported_to_onnx, is_traced, unseen_by_trace
+from ._recording import below_autograd, is_compiled, is_exported_to_onnx, is_traced, unseen_by_trace
 
 __all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
 
@@ -94,8 +94,11 @@ def call(
             del keywords["device"]
             keywords["like"] = _empty(place) if like is None else like
         result = _scripted(name)(*map(_traced, arguments), **{key: _traced(value) for key, value in keywords.items()})
-    else:
+    elif REGISTERED[name].backward is None or is_compiled():
         result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
+    else:
+        with below_autograd(arguments):
+            result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
     if ours:
         return result
     return result.to(device) if isinstance(result, Tensor) else tuple(tensor.to(device) for tensor in result)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = [
+    "below_autograd",
     "concrete",
     "constant_to_the_compiler",
     "constants",
@@ -40,6 +42,7 @@ _trace = getattr(torch._C, "_get_tracing_state", None)
 _function_modes = getattr(torch._C, "_len_torch_function_stack", None)
 _mode_stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
 _set_trace = getattr(torch._C, "_set_tracing_state", None)
+_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 is_compiled = torch.compiler.is_dynamo_compiling
 is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
@@ -61,6 +64,18 @@ def is_recorded() -> bool:
         or _transforms() is not None
         or _trace() is not None
     )
+
+
+def below_autograd(tensors: Iterable[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Where nobody looks on and none of the tensors needs a gradient: what is called in here goes past autograd, whose
+    way to an operator of ours leads through Python and takes as long as the operator."""
+    if _below_autograd is None or is_recorded() or getattr(forward_ad, "_current_level", 0) >= 0:
+        return contextlib.nullcontext()
+    with_gradient = torch.is_grad_enabled()
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and (type(tensor) is not Tensor or (with_gradient and tensor.requires_grad)):
+            return contextlib.nullcontext()
+    return _below_autograd()  # type: ignore[no-any-return]
 
 
 def place_of(tensor: Tensor) -> Any:

@@ -15,6 +15,7 @@ from . import _arguments, _torchscript, ops
 from ._core import MAX_CELL_ANCHORS
 from ._recording import constant_to_the_compiler, constants, is_compiled, is_proxy, place_of
 from ._spec import Configuration, level_counts, pyramid_levels
+from .coders import BoxCoder
 from .matchers import Rule
 
 __all__ = ["Anchors", "UnusualAnchorsWarning", "generate", "generate_many"]
@@ -373,6 +374,84 @@ class Anchors(nn.Module):
         """
         options = (high, low, allow_low_quality, low_quality_needs_overlap)
         return ops.match(self._config, boxes, None, image_shape, clip, options, matcher, return_iou, ignored)
+
+    def decode(
+        self,
+        deltas: Tensor,
+        image_shape: Sequence[int],
+        *,
+        coder: BoxCoder | None = None,
+        index: Tensor | None = None,
+        clip: bool | Sequence[int] | Sequence[Sequence[int]] = True,
+    ) -> Tensor:
+        """The boxes that deltas of the anchors say, in one pass or one launch, without the anchors.
+
+        The arithmetic is the coder's, operation by operation in float32 (float64 of float64 deltas) on the anchors of
+        `generate` in float32; docs/boxes.md says how near `exp` is to torch's.
+
+        Args:
+            deltas: `(B, N, 4)`, or `(B, K, 4)` with an `index`; float32, float64, float16 or bfloat16.
+            image_shape: `(H, W)`, of all images as they were padded.
+            coder: a `BoxCoder`; None: torchvision's.
+            index: `(B, K)` integers, the flat indices of the anchors whose deltas these are, modulo N.
+            clip: whether boxes are limited to the image, as the coder says; `(H, W)`, or a list with one per image: they
+                are limited to that instead.
+
+        Returns:
+            `(B, N, 4)` or `(B, K, 4)`: x1, y1, x2, y2 in pixels, float32, or float64 of float64 deltas. Differentiable
+            in deltas.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape or value.
+        """
+        return ops.decode(self._config, deltas, None, image_shape, coder, index, clip)
+
+    def encode(
+        self, boxes: Tensor, index: Tensor, image_shape: Sequence[int], *, coder: BoxCoder | None = None
+    ) -> Tensor:
+        """The deltas of boxes beside the anchors at flat indices: what `decode` makes boxes of.
+
+        Args:
+            boxes: `(..., 4)` x1, y1, x2, y2 in pixels; float32, float64, or of 16 bits, which count as float32.
+            index: `(...)` integers, modulo N.
+            image_shape: `(H, W)`.
+            coder: as for `decode`.
+
+        Returns:
+            `(..., 4)`, float32, or float64 of float64 boxes. Differentiable in boxes.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape or value.
+        """
+        return ops.encode(self._config, boxes, index, None, image_shape, coder)
+
+    def targets(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        matched: Tensor,
+        image_shape: Sequence[int],
+        *,
+        coder: BoxCoder | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What a loss of your own needs of a batch, in fixed shapes and without waiting for a device.
+
+        Args:
+            boxes: per image `(G, 4)` x1, y1, x2, y2 in pixels.
+            labels: per image `(G,)` int64 or int32, the boxes' classes.
+            matched: `(B, N)` int64, as `match` gives it.
+            image_shape: `(H, W)`.
+            coder: as for `decode`.
+
+        Returns:
+            The deltas `(B, N, 4)` of the anchors' boxes, 0 where `matched` is negative, in the boxes' dtype (float32 of
+            16 bits); and `(B, N)` int64 the label of each anchor's box, or the negative number that `matched` has.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape or value. On CUDA a match that is out of range
+                makes deltas of NaN instead.
+        """
+        return ops.targets(self._config, boxes, labels, matched, None, image_shape, coder)
 
     def generate_many(
         self,

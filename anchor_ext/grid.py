@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _arguments, ops
 from ._recording import constants, is_compiled
 from ._spec import COMPONENTS, Configuration, derived_spec, level_counts
+from .coders import BoxCoder
 from .matchers import Rule
 
 __all__ = ["AnchorGrid"]
@@ -207,6 +208,56 @@ class AnchorGrid:
         """
         options = (high, low, allow_low_quality, low_quality_needs_overlap)
         return ops.match(self._config, boxes, level_shapes, image_shape, clip, options, matcher, return_iou, ignored)
+
+    def decode(
+        self,
+        deltas: Tensor,
+        level_shapes: Sequence[Sequence[int]],
+        *,
+        image_shape: Sequence[int] | None = None,
+        coder: BoxCoder | None = None,
+        index: Tensor | None = None,
+        clip: bool | Sequence[int] | Sequence[Sequence[int]] = True,
+    ) -> Tensor:
+        """The boxes that deltas of the anchors say: x1, y1, x2, y2, whatever the layout.
+
+        Args:
+            deltas, coder, index: as for `Anchors.decode`.
+            level_shapes, image_shape: as for a call.
+            clip: as for `Anchors.decode`; True takes `image_shape`.
+
+        Returns:
+            As `Anchors.decode`.
+
+        Raises:
+            TypeError, ValueError: as for a call and `Anchors.decode`; the layout is neither xyxy nor yxyx.
+        """
+        return ops.decode(self._config, deltas, level_shapes, image_shape, coder, index, clip)
+
+    def encode(
+        self,
+        boxes: Tensor,
+        index: Tensor,
+        level_shapes: Sequence[Sequence[int]],
+        *,
+        image_shape: Sequence[int] | None = None,
+        coder: BoxCoder | None = None,
+    ) -> Tensor:
+        """The deltas of boxes beside the anchors at flat indices; as `Anchors.encode`, over given grids."""
+        return ops.encode(self._config, boxes, index, level_shapes, image_shape, coder)
+
+    def targets(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        matched: Tensor,
+        level_shapes: Sequence[Sequence[int]],
+        *,
+        image_shape: Sequence[int] | None = None,
+        coder: BoxCoder | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What a loss needs of a batch; as `Anchors.targets`, over given grids."""
+        return ops.targets(self._config, boxes, labels, matched, level_shapes, image_shape, coder)
 
     def level_sizes(
         self, level_shapes: Sequence[Sequence[int]], *, image_shape: Sequence[int] | None = None

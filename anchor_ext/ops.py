@@ -9,6 +9,7 @@ import torch
 
 from . import (
     _anchor_operators,  # noqa: F401  # registers them
+    _box_operators,
     _loss_operators,  # noqa: F401
     _match_operators,
 )
@@ -23,6 +24,8 @@ from ._spec import DEVICES, NAMES, Configuration, level_counts, over_image, pyra
 __all__ = [
     "Configuration",
     "best_anchor",
+    "decode",
+    "encode",
     "gather",
     "generate",
     "generate_many",
@@ -31,6 +34,7 @@ __all__ = [
     "level_shapes",
     "level_sizes",
     "match",
+    "targets",
     "valid_flags",
 ]
 
@@ -271,6 +275,28 @@ def best_anchor(
     """The call behind `anchor_ext.fit.best_iou`."""
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
     return _match_operators.best_anchor(config, boxes, level_shapes, sides, _sides_or_none("clip", clip))
+
+
+def decode(
+    config: Configuration, deltas: Any, grids: Any, image_shape: Any, coder: Any, index: Any, clip: Any
+) -> torch.Tensor:
+    """The call behind `Anchors.decode` and `AnchorGrid.decode`."""
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    return _box_operators.decode(config, deltas, level_shapes, sides, coder, index, clip)
+
+
+def encode(config: Configuration, boxes: Any, index: Any, grids: Any, image_shape: Any, coder: Any) -> torch.Tensor:
+    """The call behind `Anchors.encode` and `AnchorGrid.encode`."""
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    return _box_operators.encode(config, boxes, index, level_shapes, sides, coder)
+
+
+def targets(
+    config: Configuration, boxes: Any, labels: Any, matched: Any, grids: Any, image_shape: Any, coder: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The call behind `Anchors.targets` and `AnchorGrid.targets`."""
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    return _box_operators.targets(config, boxes, labels, matched, level_shapes, sides, coder)
 
 
 # Writing into a tensor of the caller's.

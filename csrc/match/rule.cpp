@@ -1,12 +1,8 @@
 #include "match/rule.h"
 
-#include <charconv>
-#include <limits>
-#include <string>
-#include <system_error>
-#include <utility>
 #include <vector>
 
+#include "core/entries.h"
 #include "core/spec.h"
 
 namespace anchor_ext {
@@ -16,52 +12,19 @@ constexpr std::string_view kVersion = "match/1";
 constexpr const char* kKeys =
     "thresholds, codes, nan, union, quotient, low_quality, anchors, least, needs_overlap, ignored, ignored_part, both";
 
-constexpr std::pair<std::string_view, Quotient> kQuotients[] = {{"plain", Quotient::plain},
-                                                                {"zero_if_apart", Quotient::zero_if_apart},
-                                                                {"zero_if_nothing", Quotient::zero_if_nothing}};
-constexpr std::pair<std::string_view, Gets> kGets[] = {
+constexpr Choices<Quotient> kQuotients[] = {{"plain", Quotient::plain},
+                                            {"zero_if_apart", Quotient::zero_if_apart},
+                                            {"zero_if_nothing", Quotient::zero_if_nothing}};
+constexpr Choices<Gets> kGets[] = {
     {"nothing", Gets::nothing}, {"own", Gets::own}, {"last", Gets::last}, {"first", Gets::first}};
-constexpr std::pair<std::string_view, bool> kAnchors[] = {{"all", false}, {"first", true}};
-constexpr std::pair<std::string_view, bool> kParts[] = {{"anchor", false}, {"region", true}};
-constexpr std::pair<std::string_view, bool> kAnswers[] = {{"no", false}, {"yes", true}};
+constexpr Choices<bool> kAnchors[] = {{"all", false}, {"first", true}};
+constexpr Choices<bool> kParts[] = {{"anchor", false}, {"region", true}};
 
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> pieces;
-  for (;;) {
-    const std::size_t end = text.find(separator);
-    pieces.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return pieces;
-    text.remove_prefix(end + 1);
-  }
-}
-
-[[noreturn]] void reject_value(std::string_view key, std::string_view value, const std::string& expected) {
-  reject("matcher: ", key, " is '", value.substr(0, 60), "'; expected ", expected);
-}
-
-template <typename T>
-T number_of(std::string_view key, std::string_view text) {
-  T value{};
-  const auto [read, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || read != text.data() + text.size() || value != value) reject_value(key, text, "numbers");
-  return value;
-}
-
-std::int64_t code_of(std::string_view key, std::string_view text) {
+std::int64_t code_of(const Entry& entry, std::string_view text) {
   if (text == "matched") return kMatched;
-  const auto code = number_of<std::int64_t>(key, text);
-  if (code >= 0 || code == kMatched) reject_value(key, text, "negative integers or matched");
+  const auto code = number_of<std::int64_t>(entry, text);
+  if (code >= 0 || code == kMatched) entry.refuse("negative integers or matched");
   return code;
-}
-
-template <typename T, std::size_t kCount>
-T choice_of(const std::pair<std::string_view, T> (&choices)[kCount], std::string_view key, std::string_view text) {
-  std::string names;
-  for (const auto& [name, choice] : choices) {
-    if (name == text) return choice;
-    names += (names.empty() ? "" : ", ") + std::string(name);
-  }
-  reject_value(key, text, "one of " + names);
 }
 
 }  // namespace
@@ -70,51 +33,43 @@ Rule rule_of(std::string_view text) {
   Rule rule{};
   rule.code_of_nan = kMatched;
   rule.codes[0] = kMatched;
-  const std::vector<std::string_view> entries = split(text, ';');
-  if (entries[0] != kVersion) reject("matcher begins with '", entries[0].substr(0, 60), "'; expected ", kVersion);
   std::int32_t codes = 1;
-  for (std::size_t i = 1; i < entries.size(); ++i) {
-    const std::size_t equals = entries[i].find('=');
-    const std::string_view key = entries[i].substr(0, equals);
-    for (std::size_t other = 1; other < i; ++other)
-      if (entries[other].substr(0, entries[other].find('=')) == key)
-        reject("matcher has the key '", key.substr(0, 60), "' again; expected it once");
-    const std::string_view value = equals == std::string_view::npos ? "" : entries[i].substr(equals + 1);
+  for (const Entry& entry : entries_of("matcher", kVersion, text)) {
+    const std::string_view key = entry.key;
     if (key == "thresholds") {
-      for (const std::string_view number : split(value, ',')) {
-        if (rule.num_thresholds == kMaxThresholds) reject_value(key, value, "at most 8 numbers");
-        const double threshold = number_of<double>(key, number);
+      for (const double threshold : numbers_of(entry)) {
+        if (rule.num_thresholds == kMaxThresholds) entry.refuse("at most 8 numbers");
         if (rule.num_thresholds > 0 && threshold < rule.thresholds[rule.num_thresholds - 1])
-          reject_value(key, value, "ascending numbers");
+          entry.refuse("ascending numbers");
         rule.thresholds[rule.num_thresholds++] = threshold;
       }
     } else if (key == "codes") {
       codes = 0;
-      for (const std::string_view code : split(value, ',')) {
-        if (codes > kMaxThresholds) reject_value(key, value, "at most 9 codes");
-        rule.codes[codes++] = code_of(key, code);
+      for (const std::string_view code : split(entry.value, ',')) {
+        if (codes > kMaxThresholds) entry.refuse("at most 9 codes");
+        rule.codes[codes++] = code_of(entry, code);
       }
     } else if (key == "nan") {
-      rule.code_of_nan = code_of(key, value);
+      rule.code_of_nan = code_of(entry, entry.value);
     } else if (key == "union") {
-      rule.least_union = number_of<double>(key, value);
+      rule.least_union = number_of(entry);
     } else if (key == "quotient") {
-      rule.quotient = choice_of(kQuotients, key, value);
+      rule.quotient = choice_of(kQuotients, entry);
     } else if (key == "low_quality") {
-      rule.gets = choice_of(kGets, key, value);
+      rule.gets = choice_of(kGets, entry);
     } else if (key == "anchors") {
-      rule.only_first = choice_of(kAnchors, key, value);
+      rule.only_first = choice_of(kAnchors, entry);
     } else if (key == "least") {
-      rule.least = number_of<double>(key, value);
+      rule.least = number_of(entry);
     } else if (key == "needs_overlap") {
-      rule.needs_overlap = choice_of(kAnswers, key, value);
+      rule.needs_overlap = choice_of(kAnswers, entry);
     } else if (key == "ignored") {
-      rule.ignored_from = number_of<double>(key, value);
-      if (rule.ignored_from < 0) reject_value(key, value, "a number >= 0");
+      rule.ignored_from = number_of(entry);
+      if (rule.ignored_from < 0) entry.refuse("a number >= 0");
     } else if (key == "ignored_part") {
-      rule.part_of_region = choice_of(kParts, key, value);
+      rule.part_of_region = choice_of(kParts, entry);
     } else if (key == "both") {
-      rule.both = choice_of(kAnswers, key, value);
+      rule.both = choice_of(kAnswers, entry);
     } else {
       reject("matcher has the key '", key.substr(0, 60), "'; expected one of ", kKeys);
     }
