@@ -12,14 +12,24 @@ from . import _box_standard
 from ._anchor_operators import count_anchors
 from ._arguments import image_shape as read_image_shape
 from ._arguments import index as read_index
-from ._arguments import is_sequence, shape_of, show
+from ._arguments import is_sequence, listed, shape_of, show
 from ._batches import boxes_of, labels_of
 from ._operators import Operator, call, register
 from ._recording import is_compiled, is_symbolic, is_traced
-from ._spec import DTYPES, Configuration, native_of
+from ._spec import DTYPES, Configuration, layout_of
 from .coders import BoxCoder
 
-__all__ = ["COMPUTED", "decode", "encode", "must_be_of_boxes", "targets"]
+__all__ = [
+    "COMPUTED",
+    "decode",
+    "dense",
+    "encode",
+    "matched_of",
+    "must_be_of_boxes",
+    "must_not_be_traced",
+    "targets",
+    "text_of",
+]
 
 Sides = Sequence[int]
 
@@ -29,7 +39,7 @@ _DEFAULT = BoxCoder.torchvision()
 
 def must_be_of_boxes(spec: str) -> None:
     """Raises ValueError where the anchors are no boxes."""
-    layout = native_of(spec).layout
+    layout = layout_of(spec)
     if layout not in ("xyxy", "yxyx"):
         turned = "; turned boxes are left out" if layout == "cxcywha" else ""
         raise ValueError(f"layout is {layout!r}; expected xyxy or yxyx, of boxes that deltas can move{turned}")
@@ -136,12 +146,14 @@ def text_of(coder: Any) -> str:
     return coder._text  # type: ignore[attr-defined, no-any-return]
 
 
-def _must_not_be_traced(name: str) -> None:
+def must_not_be_traced(name: str) -> None:
+    """Raises RuntimeError in a torch.jit.trace."""
     if is_traced():
         raise RuntimeError(f"{name} cannot be traced; compile or export it, or call it outside of what is traced")
 
 
-def _dense(name: str, value: Any, expected: str) -> Tensor:
+def dense(name: str, value: Any, expected: str) -> Tensor:
+    """A strided tensor of a floating-point type."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {show(value)}; {expected}")
     if value.is_nested or value.layout is not torch.strided:
@@ -176,13 +188,18 @@ def _limits(clip: Any, image_shape: list[int] | None, images: Any) -> list[int] 
         if image_shape is None:
             raise ValueError("clip is True without an image_shape; expected one, or clip=False, or the images' shapes")
         return image_shape
-    if not is_sequence(clip) or len(clip) == 0:
-        raise TypeError(f"clip is {show(clip)}; expected True, False, (height, width), or one of these per image")
-    if not is_sequence(clip[0]):
-        return _side("clip", clip)
-    if len(clip) != images:
-        raise ValueError(f"clip has {len(clip)} images; expected {images}, as deltas has")
-    return [side for i, shape in enumerate(clip) for side in _side(f"clip[{i}]", shape)]
+    expected = "True, False, (height, width), or one of these per image"
+    if not is_compiled():
+        shapes = listed("clip", clip, expected)
+    elif isinstance(clip, (tuple, list)):
+        shapes = list(clip)
+    else:
+        raise TypeError(f"clip is {show(clip)}; expected {expected}")
+    if not is_sequence(shapes[0]):
+        return _side("clip", shapes)
+    if len(shapes) != images:
+        raise ValueError(f"clip has {len(shapes)} images; expected {images}, as deltas has")
+    return [side for i, shape in enumerate(shapes) for side in _side(f"clip[{i}]", shape)]
 
 
 def decode(
@@ -195,9 +212,9 @@ def decode(
     clip: Any,
 ) -> Tensor:
     if is_traced() and not torch.onnx.is_in_onnx_export():
-        _must_not_be_traced("decode")
+        must_not_be_traced("decode")
     expected = "expected a tensor (images, anchors, 4)"
-    deltas = _dense("deltas", deltas, expected)
+    deltas = dense("deltas", deltas, expected)
     if deltas.ndim != 3 or deltas.shape[2] != 4:
         turned = (
             "; turned boxes have deltas of five numbers, which are not decoded" if deltas.shape[-1:] == (5,) else ""
@@ -229,9 +246,9 @@ def encode(
     image_shape: list[int] | None,
     coder: Any,
 ) -> Tensor:
-    _must_not_be_traced("encode")
+    must_not_be_traced("encode")
     expected = "expected a tensor (..., 4)"
-    boxes = _dense("boxes", boxes, expected)
+    boxes = dense("boxes", boxes, expected)
     if boxes.ndim == 0 or boxes.shape[-1] != 4:
         raise ValueError(f"boxes has shape {shape_of(boxes)}; {expected}")
     must_be_of_boxes(config.spec)
@@ -283,7 +300,7 @@ def targets(
     image_shape: list[int] | None,
     coder: Any,
 ) -> tuple[Tensor, Tensor]:
-    _must_not_be_traced("targets")
+    must_not_be_traced("targets")
     together, classes, counts = batch_of(boxes, labels, matched)
     must_be_of_boxes(config.spec)
     deltas, own = call(

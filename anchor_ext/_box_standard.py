@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _anchor_standard
-from ._spec import native_of
+from ._spec import layout_of
 from .coders import BoxCoder, coder_of
 
 __all__ = ["decode", "encode"]
@@ -26,7 +26,7 @@ def _anchors(
         anchors = _anchor_standard.generate(level_shapes, spec, device=device, **call)
     else:
         anchors = _anchor_standard.gather(index, level_shapes, spec, **call)
-    x, y = (0, 1) if native_of(spec).layout == "xyxy" else (1, 0)
+    x, y = (0, 1) if layout_of(spec) == "xyxy" else (1, 0)
     return [(anchors[..., k], anchors[..., k + 2]) for k in (x, y)]
 
 

@@ -105,6 +105,8 @@ def call(
 
 
 def _moved(argument: Any, device: torch.device) -> Any:
+    if isinstance(argument, list):
+        return [_moved(one, device) for one in argument]
     return argument.to(device) if isinstance(argument, Tensor) else argument
 
 

@@ -66,15 +66,16 @@ def is_recorded() -> bool:
     )
 
 
-def below_autograd(tensors: Iterable[Any]) -> contextlib.AbstractContextManager[Any]:
-    """Where nobody looks on and none of the tensors needs a gradient: what is called in here goes past autograd, whose
-    way to an operator of ours leads through Python and takes as long as the operator."""
+def below_autograd(arguments: Iterable[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Where nobody looks on and no argument needs a gradient, what is called in here goes past autograd: its way to an
+    operator of ours leads through Python and takes as long as the operator."""
     if _below_autograd is None or is_recorded() or getattr(forward_ad, "_current_level", 0) >= 0:
         return contextlib.nullcontext()
     with_gradient = torch.is_grad_enabled()
-    for tensor in tensors:
-        if isinstance(tensor, Tensor) and (type(tensor) is not Tensor or (with_gradient and tensor.requires_grad)):
-            return contextlib.nullcontext()
+    for given in arguments:
+        for tensor in given if isinstance(given, list) else (given,):
+            if isinstance(tensor, Tensor) and (type(tensor) is not Tensor or (with_gradient and tensor.requires_grad)):
+                return contextlib.nullcontext()
     return _below_autograd()  # type: ignore[no-any-return]
 
 

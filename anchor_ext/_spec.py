@@ -19,6 +19,7 @@ __all__ = [
     "NAMES",
     "Configuration",
     "derived_spec",
+    "layout_of",
     "level_counts",
     "native_of",
     "over_image",
@@ -137,6 +138,12 @@ def pyramid_levels(spec: str) -> tuple[int, ...]:
 def level_counts(spec: str) -> tuple[int, ...]:
     """How many cell anchors each level has."""
     return _levels_and_counts(spec)[1]
+
+
+@constant_to_the_compiler
+def layout_of(spec: str) -> str:
+    """The components of an anchor and their order."""
+    return str(native_of(spec).layout)
 
 
 @functools.lru_cache(maxsize=256)

@@ -394,8 +394,8 @@ class Anchors(nn.Module):
             image_shape: `(H, W)`, of all images as they were padded.
             coder: a `BoxCoder`; None: torchvision's.
             index: `(B, K)` integers, the flat indices of the anchors whose deltas these are, modulo N.
-            clip: whether boxes are limited to the image, as the coder says; `(H, W)`, or a list with one per image: they
-                are limited to that instead.
+            clip: whether boxes are limited to the image, as the coder says; `(H, W)`, or a list with one per image:
+                they are limited to that instead.
 
         Returns:
             `(B, N, 4)` or `(B, K, 4)`: x1, y1, x2, y2 in pixels, float32, or float64 of float64 deltas. Differentiable

@@ -10,7 +10,7 @@ import torch
 from . import (
     _anchor_operators,  # noqa: F401  # registers them
     _box_operators,
-    _loss_operators,  # noqa: F401
+    _loss_operators,
     _match_operators,
 )
 from ._arguments import image_shape as _read_image_shape
@@ -24,8 +24,10 @@ from ._spec import DEVICES, NAMES, Configuration, level_counts, over_image, pyra
 __all__ = [
     "Configuration",
     "best_anchor",
+    "box_loss",
     "decode",
     "encode",
+    "focal_loss",
     "gather",
     "generate",
     "generate_many",
@@ -297,6 +299,28 @@ def targets(
     """The call behind `Anchors.targets` and `AnchorGrid.targets`."""
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
     return _box_operators.targets(config, boxes, labels, matched, level_shapes, sides, coder)
+
+
+def focal_loss(logits: Any, matched: Any, labels: Any, alpha: Any, gamma: Any, normalize: Any) -> torch.Tensor:
+    """The call behind `anchor_ext.losses.focal_loss`."""
+    return _loss_operators.focal_loss(logits, matched, labels, alpha, gamma, normalize)
+
+
+def box_loss(
+    config: Configuration,
+    deltas: Any,
+    matched: Any,
+    boxes: Any,
+    grids: Any,
+    image_shape: Any,
+    kind: Any,
+    beta: Any,
+    coder: Any,
+    normalize: Any,
+) -> torch.Tensor:
+    """The call behind `anchor_ext.losses.box_loss`."""
+    level_shapes, sides = _sizes(config.spec, grids, image_shape)
+    return _loss_operators.box_loss(config, deltas, matched, boxes, level_shapes, sides, kind, beta, coder, normalize)
 
 
 # Writing into a tensor of the caller's.

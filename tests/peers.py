@@ -99,3 +99,10 @@ def ultralytics_tal() -> types.ModuleType:
         with mock.patch.dict(sys.modules, modules):
             spec.loader.exec_module(tal)
     return tal
+
+
+def mmdet_coders() -> types.ModuleType:
+    """mmdet's module of box coders."""
+    mmdet()
+    with _importing("mmdet"):
+        return importlib.import_module("mmdet.models.task_modules.coders.delta_xywh_bbox_coder")

@@ -42,6 +42,7 @@ Coder coder_of(std::string_view text) {
   Coder coder{};
   std::fill(coder.scales, coder.scales + 4, 1.0);
   coder.most_size = coder.most_shift = kInfinite;
+  coder.least_side = -kInfinite;
   coder.limited = Limited::both_ends;
   bool has_weights = false, has_moments = false;
   for (const Entry& entry : entries_of("coder", kVersion, text)) {
@@ -69,7 +70,8 @@ Coder coder_of(std::string_view text) {
     } else if (key == "order") {
       coder.y_first = choice_of(kOrders, entry);
     } else if (key == "min_side") {
-      coder.least_side = from_0_on(entry);
+      const double least = from_0_on(entry);
+      if (least > 0) coder.least_side = least;  // sides below 0 are none's business otherwise
     } else if (key == "addend") {
       coder.addend = from_0_on(entry);
     } else {

@@ -40,7 +40,7 @@ struct Coder {
   bool means_of_ends_decode, means_of_ends_encode;  // as centres
   Limited limited;
   bool y_first;       // deltas are dy, dx, dh, dw
-  double least_side;  // pixels, of boxes that are encoded
+  double least_side;  // pixels, of boxes that are encoded; -infinite for none
   double addend;      // to the sides of boxes and anchors that are encoded
 };
 

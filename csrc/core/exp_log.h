@@ -44,18 +44,34 @@ ANCHOR_EXT_HD C limited(C value, C least, C most) {
   return value > most ? most : value;
 }
 
-// Within 0.95 units in the last place: half a one by the last addition, a quarter by the one before, where the result is
-// below 1, and 0.1 by the series, of degree 7. Its terms are added in pairs, for which a processor waits less.
-ANCHOR_EXT_HD float exp_of(float x) {
-  const float within = limited(x, -104.0f, 104.0f);  // beyond, the result is 0 or infinite
-  const float shifted = within * 0x1.715476p+0f + 0x1.8p+23f, n = shifted - 0x1.8p+23f;
-  const float exact = within - n * 0x1.62ep-1f, rest = n * 0x1.0bfbe8p-15f;
+// Of |x| <= 104. Within 0.95 units in the last place: half a one by the last addition, a quarter by the one before,
+// where the result is below 1, and 0.1 by the series, of degree 7. Its terms are added in pairs, for which a processor
+// waits less.
+ANCHOR_EXT_HD float exp_within(float x) {
+  const float shifted = x * 0x1.715476p+0f + 0x1.8p+23f, n = shifted - 0x1.8p+23f;
+  const float exact = x - n * 0x1.62ep-1f, rest = n * 0x1.0bfbe8p-15f;
   const float r = exact - rest, lost = (exact - r) - rest, square = r * r;
   const float low = exp_series<3, 2>(r), middle = exp_series<5, 4>(r), high = exp_series<7, 6>(r);
   const float p = r + (square * (low + square * (middle + square * high)) + lost);
   // n is in the last bits of `shifted`; by two factors, since 2**n may be no number of its own.
   const std::uint32_t whole = bits_of(shifted), half = whole >> 1;
   return (p + 1.0f) * float_of((half + 127) << 23) * float_of((whole - half + 127) << 23);
+}
+
+// Beyond 104 the result is 0 or infinite, as it is of 104. By the bits: of what depends on a comparison of floats
+// compilers make two of everything that follows.
+ANCHOR_EXT_HD float exp_of(float x) {
+  constexpr std::uint32_t kMost = 0x42d00000, kInfinite = 0x7f800000;
+  const std::uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffff;
+  const std::uint32_t limited = magnitude < kMost || magnitude > kInfinite ? magnitude : kMost;
+  return exp_within(float_of(limited | (bits & 0x80000000)));
+}
+
+// Of x <= 0; of no number that is negative something.
+ANCHOR_EXT_HD float exp_of_negative(float x) {
+  constexpr std::uint32_t kMost = 0xc2d00000;  // -104
+  const std::uint32_t bits = bits_of(x);
+  return exp_within(float_of(bits < kMost ? bits : kMost));
 }
 
 ANCHOR_EXT_HD double exp_of(double x) {
@@ -67,6 +83,8 @@ ANCHOR_EXT_HD double exp_of(double x) {
   const double first = double_of((1023 + half) << 52), second = double_of((1023 + whole - half) << 52);
   return (exp_series<13, 1>(r) * r + 1.0) * first * second;
 }
+
+ANCHOR_EXT_HD double exp_of_negative(double x) { return exp_of(x); }
 
 // x = m 2**n with m from sqrt(1/2) on and below sqrt(2): 2 atanh(s) + n log(2) of s = (m - 1) / (m + 1), |s| < 0.172.
 template <int kTerms>

@@ -201,20 +201,89 @@ def test_compiled(device):
 
 
 def test_the_operators():
-    logits = torch.linspace(-4, 2, 30).view(2, 3, 5).requires_grad_()
+    flat = torch.linspace(-4, 2, 30).view(2, 3, 5).requires_grad_()
+    levels = [
+        x.detach().clone().requires_grad_() for x in (flat[:, :2].reshape(2, 5, 1, 2), flat[:, 2].view(2, 5, 1, 1))
+    ]
     matched, labels = torch.tensor([[0, -1, -2], [1, 0, -1]]), torch.tensor([3, 1, 4])
     operators = torch.ops.anchor_ext
-    torch.library.opcheck(operators.focal_loss.default, (logits, matched, labels, [1, 2], 0.25, 2.0, True))
-    loss, weights = operators.focal_loss(logits.detach(), matched, labels, [1, 2], 0.25, 2.0, True)
-    given = (torch.ones(()), weights, logits.detach(), matched, labels, [1, 2], 0.25, 2.0)
-    torch.library.opcheck(operators.focal_loss_backward.default, given)
-    assert weights.tolist() == [0.5, 0.25] and loss.shape == ()
+    for parts in ([flat], levels):
+        torch.library.opcheck(operators.focal_loss.default, (parts, matched, labels, [1, 2], 0.25, 2.0, True))
+        parts = [part.detach() for part in parts]
+        loss, weights = operators.focal_loss(parts, matched, labels, [1, 2], 0.25, 2.0, True)
+        given = (torch.ones(()), weights, parts, matched, labels, [1, 2], 0.25, 2.0)
+        torch.library.opcheck(operators.focal_loss_backward.default, given)
+        assert weights.tolist() == [0.5, 0.25] and loss.shape == ()
+
+
+def as_levels(rng, logits):
+    """The same logits as a head gives them, of some levels, and how to make one tensor of theirs."""
+    images, anchors, classes = logits.shape
+    levels, forms, begin = [], [], 0
+    while begin < anchors:
+        rows, columns, each = rng.randint(1, 9), rng.randint(1, 9), rng.randint(1, 9)
+        if begin + rows * columns * each > anchors or len(forms) == 15:
+            rows, columns, each = 1, 1, anchors - begin
+        end = begin + rows * columns * each
+        part = logits[:, begin:end].reshape(images, rows, columns, each * classes)
+        levels.append(part.permute(0, 3, 1, 2))
+        forms.append((rows, columns, each))
+        begin = end
+    return levels
+
+
+def together(levels, classes):
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, classes) for x in levels], dim=1)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_levels_as_heads_give_them(dtype, device, rng):
+    for k in range(25):
+        logits, matched, labels = random_case(rng, device, dtype, most_anchors=rng.choice([3, 300, 2000]))
+        if k % 5 == 0:
+            matched = torch.where(matched < 0, -2, matched)  # nearly none takes part
+        levels = as_levels(rng, logits)
+        if k % 2:
+            levels = [level.contiguous() for level in levels]
+        levels = [level.detach().requires_grad_() for level in levels]
+        options = dict(gamma=rng.choice([2.0, 1.5]), alpha=rng.choice([0.25, None]), normalize=rng.random() < 0.5)
+        loss = focal_loss(levels, matched, labels, **options)
+        grads = torch.autograd.grad(loss, levels)
+        wanted, wanted_grad = with_gradient(focal_loss, logits, matched, labels, **options)
+        torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+        assert all(a.shape == b.shape and a.dtype == dtype for a, b in zip(grads, levels, strict=True))
+        assert torch.equal(together(grads, logits.shape[2]), wanted_grad)
+
+
+def test_levels_compiled(device, rng):
+    torch.compiler.reset()
+    compiled = torch.compile(focal_loss, backend="aot_eager", fullgraph=True, dynamic=True)
+    for sides in ((4, 6), (3, 9), (7, 5)):
+        levels = [torch.randn(2, 3 * 5, *sides, device=device), torch.randn(2, 5, 2, 2, device=device)]
+        levels = [level.requires_grad_() for level in levels]
+        anchors = 3 * sides[0] * sides[1] + 4
+        matched = torch.arange(2 * anchors, device=device).view(2, anchors) % 4 - 2
+        labels = [torch.tensor([3, 1], device=device), torch.tensor([0, 4, 2], device=device)]
+        results = [(f(levels, matched, labels),) for f in (compiled, focal_loss)]
+        results = [(loss, *torch.autograd.grad(loss, levels)) for (loss,) in results]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+LEVELS = [torch.zeros(2, 10, 1, 1), torch.zeros(2, 5, 1, 1)]
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"logits": LEVELS[:1]}, r"logits are 10 an image; expected a multiple of 3, as many as matched has"),
+        ({"logits": [LEVELS[0], torch.zeros(2, 8, 1, 1)]}, r"logits\[0\] has 10 channels; expected a multiple of 6"),
+        ({"logits": [LEVELS[0], LEVELS[1][:1]]}, r"logits\[1\] has 1 images; expected 2"),
+        ({"logits": [LEVELS[0], LEVELS[1].double()]}, r"logits\[1\] has dtype torch.float64; expected torch.float32"),
+        ({"logits": [LEVELS[0], LEVELS[1][0]]}, r"logits\[1\] has shape \(5, 1, 1\); expected"),
+        ({"logits": []}, r"logits has 0 tensors; expected 1 to 16 levels"),
+        ({"logits": LEVELS + LEVELS[1:] * 15}, r"logits has 17 tensors; expected 1 to 16 levels"),
         ({"logits": [[1.0]]}, r"logits is \[\[1.0\]\]; expected a tensor"),
         ({"logits": torch.zeros(2, 3)}, r"logits has shape \(2, 3\); expected"),
         ({"logits": torch.zeros(2, 3, 5).int()}, r"logits has dtype torch.int32"),
