@@ -6,6 +6,16 @@ from ._library import build_info  # first: loads the native library  # isort: sk
 from .anchors import Anchors, UnusualAnchorsWarning, generate, generate_many
 from .coders import BoxCoder
 from .grid import AnchorGrid
+from .postprocessing import select
 
-__all__ = ["AnchorGrid", "Anchors", "BoxCoder", "UnusualAnchorsWarning", "build_info", "generate", "generate_many"]
+__all__ = [
+    "AnchorGrid",
+    "Anchors",
+    "BoxCoder",
+    "UnusualAnchorsWarning",
+    "build_info",
+    "generate",
+    "generate_many",
+    "select",
+]
 __version__ = _version("anchor_ext")

@@ -134,7 +134,8 @@ class ScriptedAnchors(nn.Module):
             shapes.append(((image_shape[0] + cell - 1) // cell, (image_shape[1] + cell - 1) // cell))
         return shapes
 
-    def _level_sizes(self, image_shape: list[int]) -> list[int]:
+    @torch.jit.export
+    def level_sizes(self, image_shape: list[int]) -> list[int]:
         sizes: list[int] = []
         for shape, count in zip(self.level_shapes(image_shape), self.num_cell_anchors):  # noqa: B905
             sizes.append(shape[0] * shape[1] * count)
@@ -142,7 +143,7 @@ class ScriptedAnchors(nn.Module):
 
     @torch.jit.export
     def num_anchors(self, image_shape: list[int]) -> int:
-        return sum(self._level_sizes(image_shape))
+        return sum(self.level_sizes(image_shape))
 
     @torch.jit.export
     def num_anchors_per_location(self) -> list[int]:
@@ -150,7 +151,7 @@ class ScriptedAnchors(nn.Module):
 
     @torch.jit.export
     def split(self, boxes: Tensor, image_shape: list[int]) -> list[Tensor]:
-        return list(boxes.split_with_sizes(self._level_sizes(image_shape), dim=-2))
+        return list(boxes.split_with_sizes(self.level_sizes(image_shape), dim=-2))
 
 
 def _integers(sides: list[Tensor]) -> list[int]:

@@ -477,10 +477,14 @@ class Anchors(nn.Module):
         Raises:
             TypeError, ValueError: `image_shape` is not two positive integers.
         """
-        return sum(self._level_sizes(image_shape))
+        return sum(self.level_sizes(image_shape))
 
-    def _level_sizes(self, image_shape: Sequence[int]) -> list[int]:
-        """Anchors per level."""
+    def level_sizes(self, image_shape: Sequence[int]) -> list[int]:
+        """The number of anchors of each level.
+
+        Raises:
+            TypeError, ValueError: `image_shape` is not two positive integers.
+        """
         return ops.level_sizes(self._config, None, image_shape)
 
     def split(self, boxes: Tensor, image_shape: Sequence[int]) -> tuple[Tensor, ...]:
@@ -497,7 +501,7 @@ class Anchors(nn.Module):
             TypeError, ValueError: `boxes` is no tensor with N rows in its last dimension but one, or `image_shape` is
                 not two positive integers.
         """
-        counts = self._level_sizes(image_shape)
+        counts = self.level_sizes(image_shape)
         if not isinstance(boxes, Tensor):
             raise TypeError(f"boxes is {_arguments.show(boxes)}; expected a tensor (..., N, K)")
         if boxes.is_nested or boxes.ndim < 2 or boxes.shape[-2] != sum(counts):

@@ -12,6 +12,7 @@ from . import (
     _box_operators,
     _loss_operators,
     _match_operators,
+    _select_operators,
 )
 from ._arguments import image_shape as _read_image_shape
 from ._arguments import is_sequence, shape_of, show
@@ -36,6 +37,7 @@ __all__ = [
     "level_shapes",
     "level_sizes",
     "match",
+    "select",
     "targets",
     "valid_flags",
 ]
@@ -321,6 +323,11 @@ def box_loss(
     """The call behind `anchor_ext.losses.box_loss`."""
     level_shapes, sides = _sizes(config.spec, grids, image_shape)
     return _loss_operators.box_loss(config, deltas, matched, boxes, level_shapes, sides, kind, beta, coder, normalize)
+
+
+def select(logits: Any, score_threshold: Any, topk_per_level: Any, level_sizes: Any, num_classes: Any) -> Any:
+    """The call behind `anchor_ext.select`."""
+    return _select_operators.select(logits, score_threshold, topk_per_level, level_sizes, num_classes)
 
 
 # Writing into a tensor of the caller's.

@@ -136,13 +136,10 @@ ANCHOR_EXT_HD void target_of(const Pyramid& pyramid, const Coder& coder, const M
                              const Targets<C>& targets, std::int64_t image, std::int64_t begin, std::int64_t count,
                              std::int64_t anchor) {
   const std::int64_t item = image * pyramid.num_anchors + anchor, box = matched.matched[item];
+  const bool is_one = box >= 0 && box < count;
   C* const delta = targets.deltas + 4 * item;
-  targets.labels[item] = box;
-  if (box >= 0 && box < count) {
-    encode_one(coder, box_at(pyramid, anchor), matched.boxes[begin + box], delta);
-    targets.labels[item] = matched.labels[begin + box];
-    return;
-  }
+  targets.labels[item] = is_one ? matched.labels[begin + box] : box;
+  if (is_one) return encode_one(coder, box_at(pyramid, anchor), matched.boxes[begin + box], delta);
   const C value = box < 0 ? C{0} : static_cast<C>(double_of(std::int64_t{0x7ff8} << 48));
   for (int k = 0; k < 4; ++k) delta[k] = value;
 }

@@ -50,6 +50,27 @@ ANCHOR_EXT_API Coder coder_of(std::string_view text);
 // The index of an axis' shift among the deltas; that of its size is two more.
 ANCHOR_EXT_HD int shift_at(const Coder& coder, int axis) { return coder.y_first ? 1 - axis : axis; }
 
+// A delta along one axis.
+template <typename C>
+struct Delta {
+  C shift, size;
+};
+
+// Without an index that is known at run time only, which would put the numbers in memory.
+template <typename C>
+ANCHOR_EXT_HD Delta<C> delta_along(const Coder& coder, int axis, const C (&delta)[4]) {
+  const bool second = shift_at(coder, axis) == 1;
+  return {second ? delta[1] : delta[0], second ? delta[3] : delta[2]};
+}
+template <typename C>
+ANCHOR_EXT_HD void set_along(const Coder& coder, int axis, const Delta<C>& of, C (&delta)[4]) {
+  const bool second = shift_at(coder, axis) == 1;
+  delta[0] = second ? delta[0] : of.shift;
+  delta[1] = second ? of.shift : delta[1];
+  delta[2] = second ? delta[2] : of.size;
+  delta[3] = second ? of.size : delta[3];
+}
+
 // The coder along one axis, in the deltas' arithmetic.
 template <typename C>
 struct AxisCoder {
@@ -127,11 +148,6 @@ ANCHOR_EXT_HD Ends<C> limited(const Ends<C>& ends, const Limits<C>& limits) {
 }
 
 // Gradients of a delta, by those of the ends of what is decoded of it.
-template <typename C>
-struct Delta {
-  C shift, size;
-};
-
 template <typename C>
 ANCHOR_EXT_HD bool is_within(C value, C least, C most) {
   return value >= least && value <= most;

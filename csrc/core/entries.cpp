@@ -42,7 +42,8 @@ template <typename T>
 T number_of(const Entry& entry, std::string_view text) {
   T value{};
   const auto [read, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || read != text.data() + text.size() || value != value) entry.refuse("numbers");
+  if (error != std::errc() || read != text.data() + text.size() || value != value)
+    Entry{entry.argument, entry.key, text}.refuse("numbers");
   return value;
 }
 template double number_of(const Entry&, std::string_view);

@@ -74,15 +74,14 @@ struct LossOf {
   double loss, by[4];
 };
 
-ANCHOR_EXT_HD void add_smooth_l1(double beta, double difference, int k, LossOf& to) {
+// A number's loss, and its derivative.
+struct Number {
+  double loss, by;
+};
+ANCHOR_EXT_HD Number smooth_l1_of(double beta, double difference) {
   const double magnitude = difference < 0 ? -difference : difference;
-  if (magnitude < beta) {
-    to.loss += 0.5 * multiply_rounded(difference, difference) / beta;
-    to.by[k] = difference / beta;
-  } else {
-    to.loss += magnitude - 0.5 * beta;
-    to.by[k] = difference > 0 ? 1 : difference < 0 ? -1 : difference;
-  }
+  if (magnitude < beta) return {0.5 * multiply_rounded(difference, difference) / beta, difference / beta};
+  return {magnitude - 0.5 * beta, difference > 0 ? 1 : difference < 0 ? -1 : difference};
 }
 
 // The part of a maximum's derivative that is a's: half where both are alike, as torch has it.
@@ -92,6 +91,9 @@ ANCHOR_EXT_HD double part_of_greater(double a, double b) { return a > b ? 1 : a 
 ANCHOR_EXT_HD LossOf giou_of(const Ends<double> (&box)[2], const Ends<double> (&truth)[2]) {
   constexpr double kEps = 1e-7;
   double inner[2], outer[2], sides[2], of_truth[2];
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
   for (int axis = 0; axis < 2; ++axis) {
     const Ends<double>&a = box[axis], &b = truth[axis];
     inner[axis] = minimum(a.high, b.high) - maximum(a.low, b.low);
@@ -108,6 +110,9 @@ ANCHOR_EXT_HD LossOf giou_of(const Ends<double> (&box)[2], const Ends<double> (&
   const double by_union = inter / multiply_rounded(both + kEps, both + kEps) - 1 / (around + kEps);
   const double by_inter = overlaps ? -1 / (both + kEps) - by_union : 0;
   const double by_around = (both + kEps) / multiply_rounded(around + kEps, around + kEps);
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
   for (int axis = 0; axis < 2; ++axis) {
     const int other = 1 - axis;
     const Ends<double>&a = box[axis], &b = truth[axis];
@@ -121,39 +126,50 @@ ANCHOR_EXT_HD LossOf giou_of(const Ends<double> (&box)[2], const Ends<double> (&
   return made;
 }
 
+ANCHOR_EXT_HD Ends<double> ends_of(const Box<double>& box, int axis) {
+  return axis == 0 ? Ends<double>{box.x1, box.x2} : Ends<double>{box.y1, box.y2};
+}
+
 // By the anchor's delta.
-ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& anchor, const Box<double>& box,
+ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, const Box<double>& box,
                                  const double (&delta)[4]) {
   const Coder& coder = of.coder;
+  const Box<double> anchor{given.x1, given.y1, given.x2, given.y2};
   LossOf made{};
   Ends<double> ends[2], truth[2];
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
   for (int axis = 0; axis < 2; ++axis) {
     const AxisCoder<double> own = along<double>(coder, axis);
-    const int shift = shift_at(coder, axis);
-    const Ends<double> at{axis == 0 ? anchor.x1 : anchor.y1, axis == 0 ? anchor.x2 : anchor.y2};
-    truth[axis] = {axis == 0 ? box.x1 : box.y1, axis == 0 ? box.x2 : box.y2};
+    const Delta<double> said = delta_along(coder, axis, delta);
+    const Ends<double> at = ends_of(anchor, axis);
+    truth[axis] = ends_of(box, axis);
     if (of.kind == BoxLossKind::giou) {
-      ends[axis] = decoded(coder.scaling, own, extent_of(coder.means_of_ends_decode, at.low, at.high), delta[shift],
-                           delta[shift + 2]);
+      ends[axis] =
+          decoded(coder.scaling, own, extent_of(coder.means_of_ends_decode, at.low, at.high), said.shift, said.size);
       continue;
     }
     const Delta<double> target =
         encoded(coder.scaling, own, encoding(coder.means_of_ends_encode, own, at, truth[axis]));
-    add_smooth_l1(of.beta, delta[shift] - target.shift, shift, made);
-    add_smooth_l1(of.beta, delta[shift + 2] - target.size, shift + 2, made);
+    const Number shift = smooth_l1_of(of.beta, said.shift - target.shift);
+    const Number size = smooth_l1_of(of.beta, said.size - target.size);
+    made.loss += shift.loss + size.loss;
+    set_along(coder, axis, Delta<double>{shift.by, size.by}, made.by);
   }
   if (of.kind == BoxLossKind::smooth_l1) return made;
   const LossOf by_ends = giou_of(ends, truth);
   made.loss = by_ends.loss;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
   for (int axis = 0; axis < 2; ++axis) {
-    const int shift = shift_at(coder, axis);
-    const Ends<double> at{axis == 0 ? anchor.x1 : anchor.y1, axis == 0 ? anchor.x2 : anchor.y2};
-    const Delta<double> by = decoded_gradient(coder.scaling, along<double>(coder, axis),
-                                              extent_of(coder.means_of_ends_decode, at.low, at.high), delta[shift],
-                                              delta[shift + 2], limits_of<double>(Limited::not_at_all, 0),
-                                              Ends<double>{by_ends.by[axis], by_ends.by[axis + 2]});
-    made.by[shift] = by.shift;
-    made.by[shift + 2] = by.size;
+    const Delta<double> said = delta_along(coder, axis, delta);
+    const Ends<double> at = ends_of(anchor, axis);
+    const Delta<double> by = decoded_gradient(
+        coder.scaling, along<double>(coder, axis), extent_of(coder.means_of_ends_decode, at.low, at.high), said.shift,
+        said.size, limits_of<double>(Limited::not_at_all, 0), Ends<double>{by_ends.by[axis], by_ends.by[axis + 2]});
+    set_along(coder, axis, by, made.by);
   }
   return made;
 }

@@ -23,7 +23,7 @@ constexpr Choices<bool> kParts[] = {{"anchor", false}, {"region", true}};
 std::int64_t code_of(const Entry& entry, std::string_view text) {
   if (text == "matched") return kMatched;
   const auto code = number_of<std::int64_t>(entry, text);
-  if (code >= 0 || code == kMatched) entry.refuse("negative integers or matched");
+  if (code >= 0 || code == kMatched) Entry{entry.argument, entry.key, text}.refuse("negative integers or matched");
   return code;
 }
 

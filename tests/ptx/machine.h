@@ -231,6 +231,14 @@ T least(T a, T b, bool most) {
   }
   return (b < a) != most ? b : a;
 }
+// The last bits of `a` in place of some of b's.
+template <typename T>
+T inserted(T a, T b, std::uint32_t from, std::uint32_t count) {
+  const std::uint32_t most = sizeof(T) * 8;
+  const T ones = (count & 255) >= most ? T(-1) : static_cast<T>((T{1} << (count & 255)) - 1);
+  const T mask = shift_left(ones, from & 255);
+  return static_cast<T>((b & ~mask) | (shift_left(a, from & 255) & mask));
+}
 inline std::uint32_t bit_field(std::uint32_t a, std::uint32_t from, std::uint32_t count) {
   return shift_right(a, from & 255) & ((count & 255) >= 32 ? ~0u : (1u << (count & 255)) - 1);
 }

@@ -15,9 +15,10 @@ PURE = {"and": "{t}({x[0]} & {x[1]})", "or": "{t}({x[0]} | {x[1]})", "xor": "{t}
         "selp": "{u[2]} ? {b[0]} : {b[1]}", "min": "least({x[0]}, {x[1]}, false)", "max": "least({x[0]}, {x[1]}, true)",
         "rem": "divide({x[0]}, {x[1]}, true)", "div": "divide({x[0]}, {x[1]}, false)", "add": "{t}({b[0]} + {b[1]})",
         "sub": "{t}({b[0]} - {b[1]})", "bfe": "bit_field({x[0]}, {u[1]}, {u[2]})", "popc": "std::popcount({x[0]})",
-        "clz": "std::countl_zero({x[0]})"}
+        "clz": "std::countl_zero({x[0]})", "bfi": "inserted({x[0]}, {x[1]}, {u[2]}, {u[3]})"}
 SIGN = {"abs": "{t}({x[0]} < 0 ? 0 - {x[0]} : {x[0]})", "neg": "{t}(0 - {x[0]})"}
-FLOAT_SIGN = {"abs": "{b[0]} & ~({r}(1) << {top})", "neg": "{b[0]} ^ ({r}(1) << {top})"}
+FLOAT_SIGN = {"abs": "{b[0]} & ~({r}(1) << {top})", "neg": "{b[0]} ^ ({r}(1) << {top})",
+              "copysign": "({b[1]} & ~({r}(1) << {top})) | ({b[0]} & ({r}(1) << {top}))"}
 EXACT = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "fma": "std::fma({}, {}, {})",
          "sqrt": "std::sqrt({})", "rcp": "1 / {}"}
 APPROXIMATE = {"ex2": "std::exp2({})", "lg2": "std::log2({})", "rcp": "1 / {}", "rsqrt": "1 / std::sqrt({})",
