@@ -56,6 +56,7 @@ bench: install
 	@$(BIN)/python benchmarks/graphs.py
 	@$(BIN)/python benchmarks/matching.py
 	@$(BIN)/python benchmarks/losses.py
+	@$(BIN)/python benchmarks/boxes.py
 	@$(BIN)/python benchmarks/best_iou.py
 	@$(PIP) install scikit-learn
 	@$(BIN)/python benchmarks/fitting.py

@@ -57,10 +57,10 @@ def _by_torch(
         begin = begin + size
     score, anchor, label = (torch.cat(of, dim=1) for of in (scores, index, labels))
     found = score > score_threshold
-    counts = found.sum(1)
+    ones = found.to(torch.int64)
+    counts = ones.sum(1)
     # What was found comes first, in its order; each place is taken once.
-    missing = counts[:, None] + (~found).cumsum(1) - 1
-    place = torch.where(found, found.cumsum(1) - 1, missing)
+    place = torch.where(found, ones.cumsum(1), counts[:, None] + (1 - ones).cumsum(1)) - 1
     score = torch.where(found, score, 0.0)
     anchor, label = torch.where(found, anchor, 0), torch.where(found, label, -1)
     return (

@@ -58,6 +58,8 @@ step "timings of matching" 100 matching_cuda.txt "$PYTHON" "$root/benchmarks/mat
   --json "$OUT/matching_cuda.json"
 step "timings of the losses" 40 losses_cuda.txt "$PYTHON" "$root/benchmarks/losses.py" --device cuda \
   --json "$OUT/losses_cuda.json"
+step "timings of decoding and selecting" 40 boxes_cuda.txt "$PYTHON" "$root/benchmarks/boxes.py" --device cuda \
+  --json "$OUT/boxes_cuda.json"
 step "timings in compiled and exported programs" 120 graphs_cuda.txt "$PYTHON" "$root/benchmarks/graphs.py" \
   --device cuda --json "$OUT/graphs_cuda.json"
 step "timings of the drop-ins" 60 dialects_cuda.txt "$PYTHON" "$root/benchmarks/dialects.py" --device cuda \

@@ -6,15 +6,14 @@ Milliseconds per image of 91 classes, forward and backward, RetinaNet's five lev
 matching.py). On the CPU everything is measured twice, each in a process of its own: with glibc's malloc as users have
 it, and with the tunables of matching.py. "stock" makes targets and copies the rows that take part, as RetinaNet's head
 of torchvision does around its `sigmoid_focal_loss`; "compiled" is Inductor's compile of the same with a mask in place
-of the copies. Nothing is timed that is farther from float64 than 2e-6, or a rival than 1e-4: Inductor's sum is.
+of the copies. "levels" is anchor_ext's from the outputs of a head, a tensor per level; the rivals would first permute
+and concatenate these. Nothing is timed that is farther from float64 than 2e-6, or a rival than 1e-4: Inductor's sum is.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import warnings
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matching import TUNABLES, coco_boxes, peak_megabytes
-from timing import hardware, interleaved, medians, versions
+from allocators import finish, parse, print_about
+from matching import coco_boxes, peak_megabytes
+from timing import interleaved, medians
 from torch import Tensor
 
 import anchor_ext
@@ -83,6 +83,30 @@ def ours(logits: Tensor, matched: Tensor, labels: Tensor) -> Tensor:
     return focal_loss(logits[None], matched[None], [labels])
 
 
+def levels_of(logits: Tensor, shape: tuple[int, int]) -> list[Tensor]:
+    """As a head gives them: (1, cell anchors * classes, rows, columns) per level."""
+    anchors, levels = anchor_ext.Anchors(), []
+    split = logits.detach().split(anchors.level_sizes(shape))
+    for level, (rows, columns) in zip(split, anchors.level_shapes(shape), strict=True):
+        channels = level.view(rows, columns, -1).permute(2, 0, 1)[None].contiguous()
+        levels.append(channels.requires_grad_())
+    return levels
+
+
+def from_levels(levels: list[Tensor], matched: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The loss, and its gradient as one tensor, which is not timed: see `joined`."""
+
+    def call() -> tuple[Tensor, Any]:
+        loss = focal_loss(levels, matched[None], [labels])
+        return loss.detach(), torch.autograd.grad(loss, levels)
+
+    return call
+
+
+def joined(grads: list[Tensor]) -> Tensor:
+    return torch.cat([grad[0].permute(1, 2, 0).reshape(-1, CLASSES) for grad in grads])
+
+
 def functions_of(shape: tuple[int, int], device: torch.device, compiling: bool) -> dict[str, Callable[[], Any]]:
     arguments = case(shape, device)
     functions: dict[str, Callable[[], Any]] = {}
@@ -92,13 +116,15 @@ def functions_of(shape: tuple[int, int], device: torch.device, compiling: bool) 
     if compiling:
         functions["compiled"] = both(torch.compile(by_mask, fullgraph=True, dynamic=False), *arguments)
     functions["anchor_ext"] = both(ours, *arguments)
+    functions["levels"] = from_levels(levels_of(arguments[0], shape), *arguments[1:])
     exact = arguments[0].detach().double().requires_grad_()
     wanted, wanted_grad = both(by_mask, exact, *arguments[1:])()
     for name, function in list(functions.items()):
         loss, grad = function()
-        most = 2e-6 if name == "anchor_ext" else 1e-4
+        grad = joined(grad) if name == "levels" else grad
+        most = 2e-6 if name in ("anchor_ext", "levels") else 1e-4
         wrong = abs(float(loss) / float(wanted) - 1) > most or (grad - wanted_grad).norm() > most * wanted_grad.norm()
-        if wrong and name == "anchor_ext":
+        if wrong and name in ("anchor_ext", "levels"):
             raise SystemExit(f"{name}, {shape} on {device} is wrong: nothing is timed")
         if wrong:
             del functions[name]
@@ -107,7 +133,7 @@ def functions_of(shape: tuple[int, int], device: torch.device, compiling: bool) 
     return functions
 
 
-COLUMNS = ["stock", "compiled", "anchor_ext", "copy"]
+COLUMNS = ["stock", "compiled", "anchor_ext", "levels", "copy"]
 
 
 def one_peak(name: str, shape: tuple[int, int], device_name: str) -> None:
@@ -120,20 +146,13 @@ def one_peak(name: str, shape: tuple[int, int], device_name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", metavar="FILE", help="write every round's numbers, with versions and hardware")
-    parser.add_argument("--quick", action="store_true", help="a small image and few rounds, no torch.compile")
-    parser.add_argument("--one-allocator", action="store_true", help="this process alone, as it was started")
-    options = parser.parse_args()
+    options = parse(__doc__.splitlines()[0])
     device = torch.device(options.device)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rounds: dict[str, Any] = {"rounds": 3, "seconds": 0.002} if options.quick else {"rounds": 9, "at_most": 10.0}
-    tunables = os.environ.get("GLIBC_TUNABLES")
-    print(f"{hardware(device)}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"one thread, malloc: {tunables or 'the default'}; milliseconds\n{'image':>10}", end="")
-    print("".join(f"{name:>12}" for name in [*COLUMNS, "stock/ours", "comp./ours", "ours/copy"]))
+    print_about(device)
+    print(f"{'image':>10}" + "".join(f"{name:>12}" for name in [*COLUMNS, "stock/ours", "comp./ours", "ours/copy"]))
     rows = []
     for shape in [(160, 224)] if options.quick else [(640, 832), (800, 1333)]:
         torch.compiler.reset()
@@ -145,28 +164,14 @@ def main() -> None:
         cells = [f"{m[name]:12.2f}" if m.get(name) else f"{'-':>12}" for name in [*COLUMNS, *list(m)[-3:]]]
         print(f"{'{}x{}'.format(*shape):>10}" + "".join(cells), flush=True)
     peaks = {}
-    for name in ("anchor_ext", "stock") if not options.quick and tunables is None else ():
+    for name in ("anchor_ext", "stock") if not options.quick and "GLIBC_TUNABLES" not in os.environ else ():
         code = f"import losses; losses.one_peak({name!r}, (640, 832), {str(device)!r})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         if run.returncode == 0:
             peaks[name] = json.loads(run.stdout.splitlines()[-1])
             print(f"peak beside the gradient, {name}, 640x832: {peaks[name]:.1f} MB", flush=True)
-    results = [{"malloc": tunables, "rows": rows, "peak_megabytes": peaks}]
-    if device.type == "cpu" and not options.one_allocator and tunables is None:
-        print(flush=True)
-        again = [sys.executable, __file__, "--device", "cpu", "--one-allocator", *(["--quick"] * options.quick)]
-        again += ["--json", f"{options.json}.other"] if options.json else []
-        subprocess.run(again, check=True, env={**os.environ, "GLIBC_TUNABLES": TUNABLES})
-        if options.json:
-            other = Path(f"{options.json}.other")
-            results += json.loads(other.read_text())["results"]
-            other.unlink()
-    if options.json:
-        about = {**versions(), "hardware": hardware(device), "device": str(device)}
-        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"command": "python benchmarks/losses.py", "versions": about, "results": results}, indent=1)
-        Path(options.json).write_text(text)
+    finish(options, __file__, rows, peak_megabytes=peaks)
 
 
 if __name__ == "__main__":
