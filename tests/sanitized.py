@@ -36,6 +36,7 @@ def main() -> None:
     general()
     match()
     focal_loss()
+    boxes()
     print("sanitized: all equal")
 
 
@@ -98,6 +99,36 @@ def focal_loss() -> None:
                 loss = losses.focal_loss(at, matched.to(device), own, gamma=gamma)
                 results.append((loss.detach().cpu(), torch.autograd.grad(loss, at)[0].cpu()))
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), (dtype, gamma)
+
+
+def boxes() -> None:
+    """Deltas, targets and the box loss, of every dtype and coder; logits as a head gives them."""
+    random = torch.Generator().manual_seed(0)
+    anchors, shape = anchor_ext.Anchors(), (100, 130)
+    count = anchors.num_anchors(shape)
+    truth = [torch.tensor([[5.0, 9, 70, 80], [20, 30, 44, 90]]), torch.zeros(0, 4)]
+    labels, index = [torch.tensor([3, 0]), torch.zeros(0).long()], torch.randint(count, (2, 70), generator=random)
+    levels = [torch.randn(2, 9 * 7, *grid, generator=random) for grid in anchors.level_shapes(shape)]
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        deltas = torch.randn(2, count, 4, generator=random).to(dtype)
+        for coder in (None, anchor_ext.BoxCoder.mmdet(add_ctr_clamp=True), anchor_ext.BoxCoder.effdet()):
+            results = []
+            for device in ("cpu", "cuda"):
+                at = deltas.to(device, copy=True).requires_grad_()
+                own, classes = [one.to(device) for one in truth], [one.to(device) for one in labels]
+                matched = anchors.match(own, shape)
+                made = anchors.decode(at, shape, coder=coder, clip=[(90, 100), (100, 130)])
+                some = anchors.decode(at[:, :70], shape, coder=coder, index=index.to(device))
+                loss = losses.box_loss(at, matched, own, anchors, shape, kind="giou", coder=coder)
+                heads = [level.to(device, dtype, copy=True).requires_grad_() for level in levels]
+                focal = losses.focal_loss(heads, matched, classes)
+                grads = torch.autograd.grad(made.sum() + some.square().sum() + loss, at)
+                coded = anchors.encode(made.detach()[:, :70], index.to(device), shape, coder=coder)
+                targets = anchors.targets(own, classes, matched, shape, coder=coder)
+                found = [made, some, loss, focal, *grads, *torch.autograd.grad(focal, heads), coded, *targets]
+                results.append([one.detach().cpu() for one in found])
+            same = [torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*results, strict=True)]
+            assert all(same), (dtype, coder, same)
 
 
 if __name__ == "__main__":
