@@ -6,15 +6,11 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "core/box.h"
 #include "core/coder.h"
 
 namespace anchor_ext {
-
-template <typename T>
-using ComputedBox = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // Whose deltas these are: of each image all anchors one after another, or those at its indices.
 struct Items {
@@ -36,16 +32,16 @@ inline constexpr int kMaxCodedImages = 512;  // of one launch, which takes what 
 // Boxes [images, of_image, 4] of deltas, and the gradient of these.
 template <typename T>
 void decode_cpu(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                const T* deltas, ComputedBox<T>* out, std::int64_t begin, std::int64_t end);
+                const T* deltas, Computed<T>* out, std::int64_t begin, std::int64_t end);
 template <typename T>
 void decode_cuda(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                 const T* deltas, ComputedBox<T>* out, int device, void* stream);
+                 const T* deltas, Computed<T>* out, int device, void* stream);
 template <typename T>
 void decode_gradient_cpu(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                         const ComputedBox<T>* grad, const T* deltas, T* out, std::int64_t begin, std::int64_t end);
+                         const Computed<T>* grad, const T* deltas, T* out, std::int64_t begin, std::int64_t end);
 template <typename T>
 void decode_gradient_cuda(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                          const ComputedBox<T>* grad, const T* deltas, T* out, int device, void* stream);
+                          const Computed<T>* grad, const T* deltas, T* out, int device, void* stream);
 
 // Deltas [count, 4] of boxes beside the anchors at indices, and the gradient of the boxes.
 template <typename C>
@@ -98,11 +94,6 @@ ANCHOR_EXT_HD Extent<C> extent_along(const Coder& coder, const Box<float>& ancho
   const Ends<C> ends = ends_along<C>(anchor, axis);
   return extent_of(coder.means_of_ends_decode, ends.low, ends.high);
 }
-
-ANCHOR_EXT_HD float computed_box(float value) { return value; }
-ANCHOR_EXT_HD double computed_box(double value) { return value; }
-ANCHOR_EXT_HD float computed_box(Float16 value) { return widened(value); }
-ANCHOR_EXT_HD float computed_box(BFloat16 value) { return widened(value); }
 
 template <typename C>
 ANCHOR_EXT_HD void encode_one(const Coder& coder, const Box<float>& anchor, const Box<C>& box, C* delta) {

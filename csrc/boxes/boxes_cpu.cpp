@@ -2,6 +2,7 @@
 // one.
 #include <algorithm>
 #include <optional>
+#include <type_traits>
 
 #include "boxes/boxes.h"
 #include "boxes/extents.h"
@@ -128,8 +129,8 @@ Axes<C> axes_of(const Coder& coder, const ImageSides& sides, std::int64_t image)
 
 template <typename T>
 void decode_cpu(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                const T* deltas, ComputedBox<T>* out, std::int64_t begin, std::int64_t end) {
-  using C = ComputedBox<T>;
+                const T* deltas, Computed<T>* out, std::int64_t begin, std::int64_t end) {
+  using C = Computed<T>;
   alignas(64) C in[4 * kCoded] = {}, made[4 * kCoded];
   for_blocks<C>(pyramid, coder, items, begin, end,
                 [&](std::int64_t image, std::int64_t item, std::int64_t count, CodedBlock<C>& block) {
@@ -137,7 +138,7 @@ void decode_cpu(const Pyramid& pyramid, const Coder& coder, const Items& items, 
                   const bool is_whole = count == kCoded;
                   const C* from = reinterpret_cast<const C*>(given);
                   if (!is_whole || !std::is_same_v<T, C>) {
-                    std::transform(given, given + 4 * count, in, [](T delta) { return computed_box(delta); });
+                    std::transform(given, given + 4 * count, in, [](T delta) { return widened(delta); });
                     from = in;
                   }
                   decode_block(axes_of<C>(coder, sides, image), from, block, is_whole ? out + 4 * item : made);
@@ -147,8 +148,8 @@ void decode_cpu(const Pyramid& pyramid, const Coder& coder, const Items& items, 
 
 template <typename T>
 void decode_gradient_cpu(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                         const ComputedBox<T>* grad, const T* deltas, T* out, std::int64_t begin, std::int64_t end) {
-  using C = ComputedBox<T>;
+                         const Computed<T>* grad, const T* deltas, T* out, std::int64_t begin, std::int64_t end) {
+  using C = Computed<T>;
   for_blocks<C>(pyramid, coder, items, begin, end,
                 [&](std::int64_t image, std::int64_t item, std::int64_t count, CodedBlock<C>& block) {
                   const Axes<C> axes = axes_of<C>(coder, sides, image);
@@ -159,7 +160,7 @@ void decode_gradient_cpu(const Pyramid& pyramid, const Coder& coder, const Items
                       const T* const delta = deltas + 4 * (item + i) + shift;
                       const Extent<C> anchor{block.anchors.centres[axis][i], block.anchors.sides[axis][i]};
                       const Delta<C> gradient = decoded_gradient(
-                          coder.scaling, axes.coders[axis], anchor, computed_box(delta[0]), computed_box(delta[2]),
+                          coder.scaling, axes.coders[axis], anchor, widened(delta[0]), widened(delta[2]),
                           axes.limits[axis], Ends<C>{by_box[axis], by_box[axis + 2]});
                       out[4 * (item + i) + shift] = round_to<T>(gradient.shift);
                       out[4 * (item + i) + shift + 2] = round_to<T>(gradient.size);
@@ -193,11 +194,11 @@ void targets_cpu(const Pyramid& pyramid, const Coder& coder, const Matched<C>& m
   }
 }
 
-#define ANCHOR_EXT_DECODE(T)                                                                                         \
-  template void decode_cpu(const Pyramid&, const Coder&, const Items&, const ImageSides&, const T*, ComputedBox<T>*, \
-                           std::int64_t, std::int64_t);                                                              \
-  template void decode_gradient_cpu(const Pyramid&, const Coder&, const Items&, const ImageSides&,                   \
-                                    const ComputedBox<T>*, const T*, T*, std::int64_t, std::int64_t);
+#define ANCHOR_EXT_DECODE(T)                                                                                           \
+  template void decode_cpu(const Pyramid&, const Coder&, const Items&, const ImageSides&, const T*, Computed<T>*,      \
+                           std::int64_t, std::int64_t);                                                                \
+  template void decode_gradient_cpu(const Pyramid&, const Coder&, const Items&, const ImageSides&, const Computed<T>*, \
+                                    const T*, T*, std::int64_t, std::int64_t);
 ANCHOR_EXT_DECODE(float)
 ANCHOR_EXT_DECODE(double)
 ANCHOR_EXT_DECODE(Float16)

@@ -47,15 +47,15 @@ __device__ inline Limits<C> limits_along(const Task& task, const Own& own, int a
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     decode_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task task, const T* deltas,
-                  ComputedBox<T>* out) {
-  using C = ComputedBox<T>;
+                  Computed<T>* out) {
+  using C = Computed<T>;
   const Own own = own_item(pyramid, task);
   if (!own.exists) return;
   for (int axis = 0; axis < 2; ++axis) {
     const T* const delta = deltas + 4 * own.item + shift_at(task.coder, axis);
     const Ends<C> ends =
         limited(decoded(task.coder.scaling, along<C>(task.coder, axis), extent_along<C>(task.coder, own.anchor, axis),
-                        computed_box(delta[0]), computed_box(delta[2])),
+                        widened(delta[0]), widened(delta[2])),
                 limits_along<C>(task, own, axis));
     out[4 * own.item + axis] = ends.low;
     out[4 * own.item + axis + 2] = ends.high;
@@ -65,17 +65,16 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     decode_gradient_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task task,
-                           const ComputedBox<T>* grad, const T* deltas, T* out) {
-  using C = ComputedBox<T>;
+                           const Computed<T>* grad, const T* deltas, T* out) {
+  using C = Computed<T>;
   const Own own = own_item(pyramid, task);
   if (!own.exists) return;
   for (int axis = 0; axis < 2; ++axis) {
     const std::int64_t at = 4 * own.item + shift_at(task.coder, axis);
     const C* const by_box = grad + 4 * own.item + axis;
-    const Delta<C> made =
-        decoded_gradient(task.coder.scaling, along<C>(task.coder, axis), extent_along<C>(task.coder, own.anchor, axis),
-                         computed_box(deltas[at]), computed_box(deltas[at + 2]), limits_along<C>(task, own, axis),
-                         Ends<C>{by_box[0], by_box[2]});
+    const Delta<C> made = decoded_gradient(
+        task.coder.scaling, along<C>(task.coder, axis), extent_along<C>(task.coder, own.anchor, axis),
+        widened(deltas[at]), widened(deltas[at + 2]), limits_along<C>(task, own, axis), Ends<C>{by_box[0], by_box[2]});
     out[at] = round_to<T>(made.shift);
     out[at + 2] = round_to<T>(made.size);
   }
@@ -140,7 +139,7 @@ void for_parts(const Coder& coder, const Items& items, const ImageSides& sides, 
 
 template <typename T>
 void decode_cuda(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                 const T* deltas, ComputedBox<T>* out, int device, void* stream) {
+                 const T* deltas, Computed<T>* out, int device, void* stream) {
   for_parts(coder, items, sides, [&](const Task& task, std::int64_t item, std::int64_t blocks) {
     launch(decode_kernel<T>, blocks, device, stream, "the launch of decode", pyramid, task, deltas + 4 * item,
            out + 4 * item);
@@ -149,7 +148,7 @@ void decode_cuda(const Pyramid& pyramid, const Coder& coder, const Items& items,
 
 template <typename T>
 void decode_gradient_cuda(const Pyramid& pyramid, const Coder& coder, const Items& items, const ImageSides& sides,
-                          const ComputedBox<T>* grad, const T* deltas, T* out, int device, void* stream) {
+                          const Computed<T>* grad, const T* deltas, T* out, int device, void* stream) {
   for_parts(coder, items, sides, [&](const Task& task, std::int64_t item, std::int64_t blocks) {
     launch(decode_gradient_kernel<T>, blocks, device, stream, "the launch of decode's gradient", pyramid, task,
            grad + 4 * item, deltas + 4 * item, out + 4 * item);
@@ -186,11 +185,11 @@ void targets_cuda(const Pyramid& pyramid, const Coder& coder, const Matched<C>& 
   }
 }
 
-#define ANCHOR_EXT_DECODE(T)                                                                                          \
-  template void decode_cuda(const Pyramid&, const Coder&, const Items&, const ImageSides&, const T*, ComputedBox<T>*, \
-                            int, void*);                                                                              \
-  template void decode_gradient_cuda(const Pyramid&, const Coder&, const Items&, const ImageSides&,                   \
-                                     const ComputedBox<T>*, const T*, T*, int, void*);
+#define ANCHOR_EXT_DECODE(T)                                                                                       \
+  template void decode_cuda(const Pyramid&, const Coder&, const Items&, const ImageSides&, const T*, Computed<T>*, \
+                            int, void*);                                                                           \
+  template void decode_gradient_cuda(const Pyramid&, const Coder&, const Items&, const ImageSides&,                \
+                                     const Computed<T>*, const T*, T*, int, void*);
 ANCHOR_EXT_DECODE(float)
 ANCHOR_EXT_DECODE(double)
 ANCHOR_EXT_DECODE(Float16)

@@ -1,6 +1,4 @@
 // The operators of deltas: their schemas, and what they do with tensors' memory.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -11,9 +9,9 @@
 
 #include "boxes/boxes.h"
 #include "core/spec.h"
+#include "torch/arguments.h"
 #include "torch/nvtx.h"
 #include "torch/run.h"
-#include "torch/tensor.h"
 
 namespace anchor_ext {
 namespace {
@@ -23,8 +21,6 @@ using Integers = std::vector<std::int64_t>;
 
 constexpr std::int64_t kGrain = 8192;  // items, below which a thread is not worth its start
 
-ScalarType type_of_boxes(ScalarType dtype) { return dtype == ScalarType::Double ? dtype : ScalarType::Float; }
-
 template <typename T>
 T* memory_of(stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
@@ -32,16 +28,6 @@ T* memory_of(stable::Tensor& tensor) {
 template <typename T>
 const T* memory_of(const stable::Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-// Contiguous, of this shape and dtype, on the device of the tensor that `first` names.
-stable::Tensor checked(const char* name, stable::Tensor tensor, const Integers& sizes, ScalarType dtype,
-                       const stable::Tensor& like, const char* first) {
-  bool fits = tensor.dim() == static_cast<std::int64_t>(sizes.size());
-  for (std::size_t i = 0; fits && i < sizes.size(); ++i) fits = tensor.size(static_cast<std::int64_t>(i)) == sizes[i];
-  if (!fits || tensor.scalar_type() != dtype || tensor.device() != like.device())
-    throw std::invalid_argument(std::string(name) + ": expected another shape or dtype, or the device of " + first);
-  return tensor.is_contiguous() ? tensor : stable::contiguous(tensor);
 }
 
 // Where each image's boxes begin among all; and where the last ones end.
@@ -94,7 +80,7 @@ struct Decoding {
            const Text& spec, const Text& coder_text, const Sides& image_shape, const Sides& limits)
       : pyramid(pyramid_of(spec, level_shapes, image_shape)),
         coder(coder_of(coder_text.view())),
-        deltas(given.is_contiguous() ? given : stable::contiguous(given)),
+        deltas(as_contiguous(given)),
         index(of_anchors) {
     if (given.dim() != 3 || given.size(2) != 4) throw std::invalid_argument("deltas: expected a tensor (images, n, 4)");
     items = {given.size(0), given.size(1), {}};
@@ -119,34 +105,17 @@ struct Decoding {
   ImageSides limits() const { return {sides.data(), static_cast<std::int64_t>(sides.size())}; }
 };
 
-// Calls call(T{}) with the deltas' type.
-template <typename Call>
-void with_type(ScalarType dtype, const Call& call) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return call(float{});
-    case ScalarType::Double:
-      return call(double{});
-    case ScalarType::Half:
-      return call(Float16{});
-    case ScalarType::BFloat16:
-      return call(BFloat16{});
-    default:
-      throw std::invalid_argument("deltas: expected float32, float64, float16 or bfloat16");
-  }
-}
-
 stable::Tensor decode_op(stable::Tensor deltas, std::optional<stable::Tensor> index, Sides level_shapes, Text spec,
                          Text coder, Sides image_shape, Sides limits) {
   ANCHOR_EXT_RANGE("decode");
   const Decoding call(deltas, index, level_shapes, spec, coder, image_shape, limits);
   const stable::Device device = deltas.device();
-  stable::Tensor out = empty({call.items.images, call.items.of_image, 4}, type_of_boxes(deltas.scalar_type()), device);
-  with_type(deltas.scalar_type(), [&](auto of_type) {
+  stable::Tensor out = empty({call.items.images, call.items.of_image, 4}, computed_type(deltas.scalar_type()), device);
+  with_type("deltas", deltas.scalar_type(), [&](auto of_type) {
     using T = decltype(of_type);
     if (device.type() == DeviceType::Meta || call.count() == 0) return;
     const T* const in = memory_of<T>(call.deltas);
-    auto* const to = memory_of<ComputedBox<T>>(out);
+    auto* const to = memory_of<Computed<T>>(out);
     run(
         place_of(device), call.count(), kGrain,
         [&](int at, void* stream) {
@@ -165,13 +134,13 @@ stable::Tensor decode_backward_op(stable::Tensor grad, stable::Tensor deltas, st
   const Decoding call(deltas, index, level_shapes, spec, coder, image_shape, limits);
   const stable::Device device = deltas.device();
   const Integers sizes{call.items.images, call.items.of_image, 4};
-  const stable::Tensor by_boxes = checked("grad", grad, sizes, type_of_boxes(deltas.scalar_type()), deltas, "deltas");
+  const stable::Tensor by_boxes = checked("grad", grad, sizes, computed_type(deltas.scalar_type()), deltas, "deltas");
   stable::Tensor out = empty(sizes, deltas.scalar_type(), device);
-  with_type(deltas.scalar_type(), [&](auto of_type) {
+  with_type("deltas", deltas.scalar_type(), [&](auto of_type) {
     using T = decltype(of_type);
     if (device.type() == DeviceType::Meta || call.count() == 0) return;
     const T* const in = memory_of<T>(call.deltas);
-    const auto* const gradient = memory_of<ComputedBox<T>>(by_boxes);
+    const auto* const gradient = memory_of<Computed<T>>(by_boxes);
     T* const to = memory_of<T>(out);
     run(
         place_of(device), call.count(), kGrain,
@@ -199,7 +168,7 @@ struct Encoding {
       : pyramid(pyramid_of(spec, level_shapes, image_shape)),
         coder(coder_of(coder_text.view())),
         sizes(given.sizes().begin(), given.sizes().end()),
-        boxes(given.is_contiguous() ? given : stable::contiguous(given)),
+        boxes(as_contiguous(given)),
         index(of_anchors) {
     if (sizes.empty() || sizes.back() != 4) throw std::invalid_argument("boxes: expected a tensor (..., 4)");
     if (given.scalar_type() != ScalarType::Float && given.scalar_type() != ScalarType::Double)

@@ -55,6 +55,14 @@ ANCHOR_EXT_HD float widened(Float16 value) {
   return float_of(sign | bits_of(float_of(magnitude << 13) * float_of(0x77800000u)));
 }
 
+// So that a template need not know whether a type is wide.
+ANCHOR_EXT_HD float widened(float value) { return value; }
+ANCHOR_EXT_HD double widened(double value) { return value; }
+
+// The arithmetic of a type's numbers: that of float32 for 16 bits.
+template <typename T>
+using Computed = decltype(widened(T{}));
+
 ANCHOR_EXT_HD std::int64_t bits_of(double value) {
   std::int64_t bits;
 #if defined(__CUDA_ARCH__)  // nvcc would make float64 operations of what is done with the bits

@@ -174,11 +174,6 @@ ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, con
   return made;
 }
 
-ANCHOR_EXT_HD double widest(float value) { return value; }
-ANCHOR_EXT_HD double widest(double value) { return value; }
-ANCHOR_EXT_HD double widest(Float16 value) { return widened(value); }
-ANCHOR_EXT_HD double widest(BFloat16 value) { return widened(value); }
-
 // Of an anchor of an image whose boxes are `begin` to `end` - 1 among all; no numbers where it matches none of them.
 template <typename T>
 ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
@@ -191,7 +186,7 @@ ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& of, cons
     return {none, {none, none, none, none}};
   }
   double delta[4];
-  for (int k = 0; k < 4; ++k) delta[k] = widest(tensors.deltas[4 * item + k]);
+  for (int k = 0; k < 4; ++k) delta[k] = widened(tensors.deltas[4 * item + k]);
   return box_loss_of(of, box_at(pyramid, anchor), tensors.boxes[begin + box], delta);
 }
 

@@ -72,15 +72,6 @@ ANCHOR_EXT_HD FocalTile tile_of(const Focal& focal, std::int64_t tile) {
   return {p, first, first + kTile < count ? first + kTile : count};
 }
 
-// The arithmetic of logits: that of float32 for 16 bits.
-template <typename T>
-using Computed = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-ANCHOR_EXT_HD float computed(float value) { return value; }
-ANCHOR_EXT_HD double computed(double value) { return value; }
-ANCHOR_EXT_HD float computed(Float16 value) { return widened(value); }
-ANCHOR_EXT_HD float computed(BFloat16 value) { return widened(value); }
-
 // q = e / (1 + e), 1 - q and log(1 + e) of 0 <= e <= 1, by one division. The logarithm is 2 atanh(s) of s = e / (2 +
 // e), whose series is cut where its terms are under 2e-8 (float32), 2e-20 (float64). What a sum loses of a small e
 // comes back as q = e - e q and 2 s = e - e s.

@@ -86,7 +86,7 @@ class Groups {
     if (std::is_same_v<T, C> && count == kGroup) {
       x = reinterpret_cast<const C*>(logits);
     } else {
-      for (std::int64_t i = 0; i < count; ++i) in_[i] = computed(logits[i]);
+      for (std::int64_t i = 0; i < count; ++i) in_[i] = widened(logits[i]);
       std::fill(in_ + count, in_ + kGroup, C{0});
     }
     others(kLoss, focal_.gamma == 2, x, static_cast<C>(alpha_other(focal_) * scale), gamma_, out_);

@@ -54,7 +54,7 @@ __device__ inline Computed<T> share_at(const Task<T>& task, const Own& own, std:
     is_own = logit.own_class == label;
   }
   const std::int32_t part = own.tile.part;
-  const C x = computed(task.tensors.logits[part][own.image * logits_of_part(focal, focal.parts[part]) + at]);
+  const C x = widened(task.tensors.logits[part][own.image * logits_of_part(focal, focal.parts[part]) + at]);
   const double alpha = is_own ? alpha_own(focal) : alpha_other(focal);
   return share_of<kLoss, kTwo>(x, is_own, static_cast<C>(multiply_rounded(alpha, scale)), static_cast<C>(focal.gamma));
 }

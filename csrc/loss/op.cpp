@@ -1,6 +1,4 @@
 // The operators of losses: their schemas, and what they do with tensors' memory.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
@@ -11,9 +9,9 @@
 #include "core/spec.h"
 #include "loss/box_loss.h"
 #include "loss/focal.h"
+#include "torch/arguments.h"
 #include "torch/nvtx.h"
 #include "torch/run.h"
-#include "torch/tensor.h"
 
 namespace anchor_ext {
 namespace {
@@ -21,20 +19,6 @@ namespace {
 namespace stable = torch::stable;
 using Integers = std::vector<std::int64_t>;
 using Tensors = std::vector<stable::Tensor>;
-
-stable::Tensor as_contiguous(const stable::Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : stable::contiguous(tensor);
-}
-
-// Contiguous, of this shape and dtype, on the device of the tensor that `first` names.
-stable::Tensor checked(const char* name, const stable::Tensor& tensor, const Integers& sizes, ScalarType dtype,
-                       const stable::Tensor& like, const char* first) {
-  bool fits = tensor.dim() == static_cast<std::int64_t>(sizes.size());
-  for (std::size_t i = 0; fits && i < sizes.size(); ++i) fits = tensor.size(static_cast<std::int64_t>(i)) == sizes[i];
-  if (!fits || tensor.scalar_type() != dtype || tensor.device() != like.device())
-    throw std::invalid_argument(std::string(name) + ": expected another shape or dtype, or the device of " + first);
-  return as_contiguous(tensor);
-}
 
 BoxBegins begins_of(const Integers& counts, std::int64_t images, const char* name) {
   if (static_cast<std::int64_t>(counts.size()) != images || images > kMaxLossImages)
@@ -61,25 +45,6 @@ void check_matched(const std::int64_t* matched, std::int64_t anchors, std::int32
       reject("matched has ", most, " in image ", image, "; expected less than its ", what, ", ", count);
   }
 }
-
-// Calls run(T{}) with the type of what the argument `name` holds.
-template <typename Run>
-void with_type(const char* name, ScalarType dtype, const Run& run) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return run(float{});
-    case ScalarType::Double:
-      return run(double{});
-    case ScalarType::Half:
-      return run(Float16{});
-    case ScalarType::BFloat16:
-      return run(BFloat16{});
-    default:
-      throw std::invalid_argument(std::string(name) + ": expected float32, float64, float16 or bfloat16");
-  }
-}
-
-ScalarType computed_type(ScalarType dtype) { return dtype == ScalarType::Double ? dtype : ScalarType::Float; }
 
 // Memory of a device for what becomes of tiles.
 struct TileSums {

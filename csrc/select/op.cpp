@@ -1,7 +1,5 @@
 // The operator select: the pass over the logits finds the few whose scores may exceed the threshold; of these torch's
 // own sigmoid and topk make what they would make of all.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -12,12 +10,11 @@
 #include <utility>
 #include <vector>
 
-#include "core/rounding.h"
 #include "core/spec.h"
 #include "select/select.h"
+#include "torch/arguments.h"
 #include "torch/nvtx.h"
 #include "torch/run.h"
-#include "torch/tensor.h"
 
 namespace anchor_ext {
 namespace {
@@ -41,11 +38,7 @@ std::pair<stable::Tensor, stable::Tensor> topk(const stable::Tensor& of, std::in
   return {stable::detail::to<stable::Tensor>(stack[0]), stable::detail::to<stable::Tensor>(stack[1])};
 }
 
-// What of an element type decides: its numbers as float64, and the distance of 1 from the number before, at most.
-double value_of(float x) { return x; }
-double value_of(double x) { return x; }
-double value_of(Float16 x) { return widened(x); }
-double value_of(BFloat16 x) { return widened(x); }
+// The distance of 1 from the number before, at most.
 template <typename T>
 constexpr double kUnit = sizeof(T) == 8               ? 0x1p-53
                          : sizeof(T) == 4             ? 0x1p-24
@@ -118,7 +111,7 @@ struct Call {
           is_flat ? one.size(1) == anchors && one.size(2) == classes
                   : one.numel() == images * sizes[i] * classes && (classes == 0 || one.size(1) % classes == 0);
       if (!fits) reject("logits[", i, "]: expected the anchors of level_sizes, of ", classes, " classes each");
-      logits.push_back(one.is_contiguous() ? one : stable::contiguous(one));
+      logits.push_back(as_contiguous(one));
     }
   }
 
@@ -165,7 +158,7 @@ std::vector<Integers> candidates_of(const Call& call, const std::vector<Part>& p
   for (std::size_t p = 0; p < parts.size(); ++p)
     for (std::int64_t begin = 0; begin < parts[p].count; begin += kShare)
       shares.push_back({p, begin, std::min(begin + kShare, parts[p].count), {}});
-  const SignedBits<T> bound = bound_of<T>(value_of(round_to<T>(call.threshold)));
+  const SignedBits<T> bound = bound_of<T>(double{widened(round_to<T>(call.threshold))});
   on_cpu(static_cast<std::int64_t>(shares.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       Share& share = shares[static_cast<std::size_t>(i)];
@@ -218,7 +211,7 @@ template <typename T>
 void select(const Call& call, T* scores, std::int64_t* index, std::int64_t* labels, std::int64_t* counts) {
   const std::vector<Part> parts = call.parts<T>();
   std::vector<Integers> candidates = candidates_of<T>(call, parts);
-  const double threshold = value_of(round_to<T>(call.threshold));
+  const double threshold = double{widened(round_to<T>(call.threshold))};
   const std::int64_t slots = call.slots();
   std::fill(counts, counts + call.images, 0);
   std::fill(scores, scores + call.images * slots, round_to<T>(0.0));
@@ -229,7 +222,7 @@ void select(const Call& call, T* scores, std::int64_t* index, std::int64_t* labe
     Integers kept;
     std::vector<T> of_kept;
     for (std::size_t i = 0; i < all.size(); ++i) {
-      if (!(value_of(all[i]) > threshold)) continue;
+      if (!(double{widened(all[i])} > threshold)) continue;
       kept.push_back(candidates[p][i]);
       of_kept.push_back(all[i]);
     }
@@ -268,29 +261,13 @@ std::tuple<stable::Tensor, stable::Tensor, stable::Tensor, stable::Tensor> selec
   stable::Tensor index = empty({call.images, call.slots()}, ScalarType::Long, device);
   stable::Tensor labels = empty({call.images, call.slots()}, ScalarType::Long, device);
   stable::Tensor counts = empty({call.images}, ScalarType::Long, device);
-  const auto run_as = [&](auto of_type) {
+  with_type("logits", dtype, [&](auto of_type) {
     using T = decltype(of_type);
     if (device.type() == DeviceType::Meta || call.images == 0) return;
     select<T>(call, static_cast<T*>(scores.mutable_data_ptr()), static_cast<std::int64_t*>(index.mutable_data_ptr()),
               static_cast<std::int64_t*>(labels.mutable_data_ptr()),
               static_cast<std::int64_t*>(counts.mutable_data_ptr()));
-  };
-  switch (dtype) {
-    case ScalarType::Float:
-      run_as(float{});
-      break;
-    case ScalarType::Double:
-      run_as(double{});
-      break;
-    case ScalarType::Half:
-      run_as(Float16{});
-      break;
-    case ScalarType::BFloat16:
-      run_as(BFloat16{});
-      break;
-    default:
-      throw std::invalid_argument("logits: expected float32, float64, float16 or bfloat16");
-  }
+  });
   return {scores, index, labels, counts};
 }
 

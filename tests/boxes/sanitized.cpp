@@ -33,7 +33,7 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <typename T>
 void decode() {
-  using C = ComputedBox<T>;
+  using C = Computed<T>;
   const Pyramid pyramid =
       Spec(kSpecs[integer(0, 1)]).over({{{integer(0, 9), integer(1, 40)}, {integer(1, 3), integer(1, 70)}}, {}, {}});
   const Coder coder = coder_of(kCoders[integer(0, 3)]);

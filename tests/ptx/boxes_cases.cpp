@@ -15,7 +15,7 @@ double some_delta() {
 
 template <typename T>
 void check_decode(const char* text) {
-  using C = ComputedBox<T>;
+  using C = Computed<T>;
   const Pyramid pyramid = some_pyramid();
   const Coder coder = coder_of(text);
   const bool chosen = integer(0, 1) == 0;
