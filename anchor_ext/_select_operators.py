@@ -42,7 +42,7 @@ def _by_torch(
 ) -> Results:
     """In fixed shapes, and without waiting for a device."""
     if logits[0].ndim == 3:
-        levels = torch.split(logits[0], list(level_sizes), dim=1)
+        levels = torch.split(logits[0], list(level_sizes), dim=1) if len(logits) == 1 else logits
         flat = [level.flatten(1) for level in levels]
     else:  # channel a * C + c at a cell: anchor a of the cell, class c
         flat = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
@@ -109,17 +109,21 @@ def _of_one(logits: Tensor, level_sizes: Any, num_classes: Any) -> tuple[list[Te
 def _of_levels(logits: Sequence[Tensor], level_sizes: Any, num_classes: Any) -> tuple[list[Tensor], list[int], int]:
     if level_sizes is not None:
         raise ValueError("level_sizes is given; expected None, since logits is a list of levels")
-    if num_classes is None:
-        raise ValueError("num_classes is None; expected the number of classes, since logits is a list of levels")
-    classes = _integer("num_classes", num_classes, 1)
     if not 1 <= len(logits) <= 16:
         raise ValueError(f"logits has {len(logits)} tensors; expected 1 to 16 levels")
+    is_flat = logits[0].ndim == 3
+    if num_classes is None and not is_flat:
+        raise ValueError("num_classes is None; expected the number of classes, since logits is a list of levels")
+    classes = logits[0].shape[2] if num_classes is None else _integer("num_classes", num_classes, 1)
+    expected = f"(images, anchors, {classes})" if is_flat else f"(images, cell anchors * {classes}, rows, columns)"
     sizes = []
     for i, level in enumerate(logits):
-        if level.ndim != 4 or level.shape[1] % classes != 0:
-            raise ValueError(
-                f"logits[{i}] has shape {shape_of(level)}; expected (images, cell anchors * {classes}, rows, columns)"
-            )
+        if is_flat:
+            fits = level.ndim == 3 and level.shape[2] == classes
+        else:
+            fits = level.ndim == 4 and level.shape[1] % classes == 0
+        if not fits:
+            raise ValueError(f"logits[{i}] has shape {shape_of(level)}; expected {expected}")
         for what in ("dtype", "device"):
             if getattr(level, what) != getattr(logits[0], what):
                 raise ValueError(
@@ -127,7 +131,7 @@ def _of_levels(logits: Sequence[Tensor], level_sizes: Any, num_classes: Any) -> 
                 )
         if level.shape[0] != logits[0].shape[0]:
             raise ValueError(f"logits[{i}] has {level.shape[0]} images; expected {logits[0].shape[0]}, as logits[0]")
-        sizes.append(level.shape[1] // classes * level.shape[2] * level.shape[3])
+        sizes.append(level.shape[1] if is_flat else level.shape[1] // classes * level.shape[2] * level.shape[3])
     return list(logits), sizes, classes
 
 

@@ -40,13 +40,13 @@ def select(
     operators in fixed shapes, so that nothing waits for the device.
 
     Args:
-        logits: `(B, N, C)`; or, as a head gives them, per level `(B, A*C, H, W)`, whose channel `a*C + c` is class c
-            of the cell's anchor a. float32, float64, float16 or bfloat16.
+        logits: `(B, N, C)`, or a list of it per level; or, as a head gives them, per level `(B, A*C, H, W)`, whose
+            channel `a*C + c` is class c of the cell's anchor a. float32, float64, float16 or bfloat16.
         score_threshold: scores are greater than this.
         topk_per_level: k, the most that are taken of a level, from 1 on.
         level_sizes: of a tensor `(B, N, C)`, how many anchors each level has, such as `anchors.level_sizes(shape)`;
             None: all are one level.
-        num_classes: C, of a list of levels.
+        num_classes: C, of a head's levels.
 
     Returns:
         The candidates, level after level, the best of each level first; `K` is the sum of the levels' `min(k, n)` of

@@ -18,7 +18,7 @@ from . import _check as check
 from ._common import by_level, constants, promoted
 from ._follow import Follows, has_own
 
-__all__ = ["AnchorGenerator", "DefaultBoxGenerator"]
+__all__ = ["AnchorGenerator", "DefaultBoxGenerator", "accelerate", "restore"]
 
 
 def _new(cls: type[nn.Module]) -> nn.Module:
@@ -401,3 +401,37 @@ _DEFAULT_BOXES = (DefaultBoxGenerator._grid_default_boxes,)
 
 def _quotient(name: str) -> str:
     return f"quotient/{name}/{check.name_of(promoted(DTYPES[name]))}"
+
+
+def accelerate(model: nn.Module) -> Any:
+    """Replaces, in a RetinaNet of torchvision's, what stands around the network: anchors, matching, both losses, and
+    post-processing up to non-maximum suppression.
+
+    The model stays the same object, with the same parameters and the same `state_dict`. What it gives stays the same:
+    matches, scores and labels are equal, boxes to a unit or two in the last place, losses to 1e-6. docs/accelerate.md
+    says what is replaced, and what is left.
+
+    Args:
+        model: a `RetinaNet`, also inside of torch.compile's or DistributedDataParallel's wrapper. A model that is
+            accelerated already is accelerated anew.
+
+    Returns:
+        An object with `replaced`, the names of the parts, and `left`, the others with a reason each.
+
+    Raises:
+        CompatError: `model` is no RetinaNet of torchvision's, or its class overrides what would be replaced.
+    """
+    from ._torchvision_accelerate import accelerate
+
+    return accelerate(model)
+
+
+def restore(model: nn.Module) -> None:
+    """Undoes `accelerate`.
+
+    Raises:
+        CompatError: the model is not accelerated.
+    """
+    from ._torchvision_accelerate import restore
+
+    restore(model)

@@ -80,7 +80,7 @@ struct Part {
 };
 
 struct Call {
-  Tensors logits;  // contiguous
+  Tensors logits;  // contiguous, image by image
   Integers sizes;  // anchors of each level
   std::int64_t images, classes, most;
   double threshold;
@@ -95,7 +95,7 @@ struct Call {
     if (classes < 0) reject("num_classes is ", classes, "; expected an integer >= 0");
     is_flat = given[0].dim() == 3;
     images = given[0].dim() > 0 ? given[0].size(0) : 0;
-    if (is_flat ? given.size() != 1 : given.size() != sizes.size())
+    if (given.size() != sizes.size() && !(is_flat && given.size() == 1))
       reject("logits has ", given.size(), " tensors; expected one (images, anchors, classes), or a level's each");
     std::int64_t anchors = 0;
     for (std::size_t level = 0; level < sizes.size(); ++level) {
@@ -107,11 +107,13 @@ struct Call {
       if (one.dim() != (is_flat ? 3 : 4) || one.size(0) != images || one.device() != given[0].device() ||
           one.scalar_type() != given[0].scalar_type())
         reject("logits[", i, "]: expected as many dimensions and images, the dtype and the device of logits[0]");
-      const bool fits =
-          is_flat ? one.size(1) == anchors && one.size(2) == classes
-                  : one.numel() == images * sizes[i] * classes && (classes == 0 || one.size(1) % classes == 0);
+      const std::int64_t own = given.size() == 1 ? anchors : sizes[i];
+      const bool fits = is_flat ? one.size(1) == own && one.size(2) == classes
+                                : one.numel() == images * own * classes && (classes == 0 || one.size(1) % classes == 0);
       if (!fits) reject("logits[", i, "]: expected the anchors of level_sizes, of ", classes, " classes each");
-      logits.push_back(as_contiguous(one));
+      // Levels of one tensor are not contiguous, but each image's part is.
+      const bool is_dense = is_flat && one.stride(2) == 1 && one.stride(1) == classes;
+      logits.push_back(is_dense ? one : as_contiguous(one));
     }
   }
 
@@ -129,8 +131,9 @@ struct Call {
       std::int64_t begin = 0;
       for (std::size_t level = 0; level < sizes.size(); begin += sizes[level++]) {
         Part part{image, static_cast<std::int64_t>(level), begin, nullptr, sizes[level] * classes, 0, 0};
-        const stable::Tensor& of = logits[is_flat ? 0 : level];
-        const std::int64_t first = is_flat ? image * of.size(1) * classes + begin * classes : image * part.count;
+        const bool is_one = is_flat && logits.size() == 1;
+        const stable::Tensor& of = logits[is_one ? 0 : level];
+        const std::int64_t first = image * of.stride(0) + (is_one ? begin * classes : 0);
         part.memory = static_cast<const T*>(of.const_data_ptr()) + first;
         if (!is_flat && part.count > 0) {
           part.cells = of.size(2) * of.size(3);

@@ -234,6 +234,7 @@ def test_build_info():
 
 
 def test_public_names():
-    names = ["AnchorGrid", "Anchors", "UnusualAnchorsWarning", "build_info", "generate", "generate_many"]
+    names = ["AnchorGrid", "Anchors", "BoxCoder", "UnusualAnchorsWarning", "build_info", "generate", "generate_many"]
+    names.append("select")
     assert sorted(anchor_ext.__all__) == sorted(names)
     assert all(hasattr(anchor_ext, name) for name in anchor_ext.__all__)

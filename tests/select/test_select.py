@@ -79,6 +79,7 @@ def test_as_torchvision(dtype, rng, one_thread):
         check(case, select(case.logits, level_sizes=case.sizes, **case.options()))
         levels = [level.contiguous() if rng.random() < 0.5 else level for level in case.levels()]
         check(case, select(levels, num_classes=case.classes, **case.options()))
+        check(case, select(case.logits.split(case.sizes, dim=1), **case.options()))
 
 
 @pytest.mark.peers
@@ -117,7 +118,7 @@ def test_the_same_by_torchs_operators(rng):
         wanted = select(case.logits, level_sizes=case.sizes, **case.options())
         if case.threshold < 0:
             continue
-        for parts in ([case.logits], case.levels()):
+        for parts in ([case.logits], case.levels(), case.logits.split(case.sizes, dim=1)):
             got = _by_torch(parts, case.sizes, case.classes, case.threshold, case.k)
             torch.testing.assert_close(got[0], wanted.scores, rtol=1e-14, atol=0)
             assert all(torch.equal(a, b) for a, b in zip(got[1:], wanted[1:], strict=True))
