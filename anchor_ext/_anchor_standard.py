@@ -20,7 +20,7 @@ from ._library import native
 from ._recording import is_traced, unseen_by_trace
 from ._spec import DTYPES, native_of, over_image
 
-__all__ = ["gather", "generate", "generate_many", "inside", "valid_flags"]
+__all__ = ["constant", "gather", "generate", "generate_many", "inside", "valid_flags"]
 
 Grid = native.Grid
 Side = Any  # an int, a SymInt or, in a trace, a tensor of no dimensions
@@ -38,7 +38,7 @@ def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
     return (value if dtype == torch.float32 else value.to(dtype)).to(torch.float64)
 
 
-def _constant(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def constant(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[1] float64: a number, rounded as the result of an operation is.
 
     torch.onnx.export makes float32 of Python's numbers, and some releases lose tensors that are made in here. So where
@@ -90,7 +90,7 @@ class _Pyramid:
 
     def constant(self, number: float, dtype: torch.dtype = torch.float64) -> Tensor:
         """[1] float64"""
-        return _constant(number, dtype, self.device)
+        return constant(number, dtype, self.device)
 
     def double(self, side: Side) -> Tensor:
         """[1]"""

@@ -29,6 +29,7 @@ __all__ = [
     "is_symbolic",
     "is_traced",
     "place_of",
+    "saved_by_export",
     "unseen_by_trace",
 ]
 
@@ -43,6 +44,7 @@ _function_modes = getattr(torch._C, "_len_torch_function_stack", None)
 _mode_stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
 _set_trace = getattr(torch._C, "_set_tracing_state", None)
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+_register_namedtuple = getattr(torch.utils._pytree, "_register_namedtuple", None)
 is_compiled = torch.compiler.is_dynamo_compiling
 is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
@@ -51,6 +53,12 @@ def constant_to_the_compiler(function: _Function) -> _Function:
     """What torch.compiler.assume_constant_result does but for importing the compiler, which takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def saved_by_export(result: type[Any]) -> None:
+    """Lets torch.export.save write programs that return this named tuple."""
+    if _register_namedtuple is not None:
+        _register_namedtuple(result, serialized_type_name=f"anchor_ext.{result.__name__}")
 
 
 def is_recorded() -> bool:

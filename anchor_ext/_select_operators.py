@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ._anchor_standard import constant
 from ._arguments import is_sequence, number, shape_of, show
 from ._box_operators import dense, must_not_be_traced
 from ._operators import Operator, call, register
@@ -20,6 +21,13 @@ __all__ = ["select"]
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+def _least(most: int, count: Any) -> Any:
+    """min(most, count), of a count that may be a symbol or, in a trace, a tensor."""
+    if isinstance(count, Tensor):
+        return torch.minimum(count, torch.tensor(most))
+    return torch.sym_min(most, count)
+
+
 def _select(
     logits: Sequence[Tensor],
     level_sizes: Sequence[int],
@@ -28,9 +36,22 @@ def _select(
     topk_per_level: int,
 ) -> Results:
     images, first = logits[0].shape[0], logits[0]
-    slots = sum(torch.sym_min(topk_per_level, size * num_classes) for size in level_sizes)
+    slots = sum(_least(topk_per_level, size * num_classes) for size in level_sizes)
     integers = [first.new_empty(sizes, dtype=torch.int64) for sizes in ((images, slots), (images, slots), (images,))]
     return first.new_empty((images, slots)), integers[0], integers[1], integers[2]
+
+
+def _flat_levels(logits: Sequence[Tensor], level_sizes: Sequence[Any]) -> list[Tensor]:
+    """Per level (images, anchors * classes)."""
+    if logits[0].ndim == 4:  # channel a * C + c at a cell: anchor a of the cell, class c
+        return [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
+    if len(logits) > 1:
+        return [level.flatten(1) for level in logits]
+    levels, begin = [], 0
+    for size in level_sizes:
+        levels.append(logits[0][:, begin : begin + size].flatten(1))
+        begin = begin + size
+    return levels
 
 
 def _by_torch(
@@ -41,27 +62,31 @@ def _by_torch(
     topk_per_level: int,
 ) -> Results:
     """In fixed shapes, and without waiting for a device."""
-    if logits[0].ndim == 3:
-        levels = torch.split(logits[0], list(level_sizes), dim=1) if len(logits) == 1 else logits
-        flat = [level.flatten(1) for level in levels]
-    else:  # channel a * C + c at a cell: anchor a of the cell, class c
-        flat = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
+    dtype, threshold = logits[0].dtype, cast(Any, score_threshold)
+    carried: torch.dtype = dtype
+    if is_exported_to_onnx():
+        if dtype == torch.float64:
+            threshold = constant(score_threshold, dtype, logits[0].device)  # a number of Python's would become float32
+        elif dtype != torch.float32:
+            carried = torch.float32  # of which onnxruntime has all operators
+            threshold = float(torch.tensor(score_threshold, dtype=dtype))
     scores, index, labels, begin = [], [], [], 0
-    for level, size in zip(flat, level_sizes, strict=True):
-        score = level.sigmoid()
-        score = torch.where(score > score_threshold, score, -math.inf)
-        best, at = score.topk(min(topk_per_level, level.shape[1]), dim=1)
+    for level, size in zip(_flat_levels(logits, level_sizes), level_sizes, strict=True):
+        score = level.to(carried).sigmoid().to(dtype).to(carried)
+        score = torch.where(score > threshold, score, -math.inf)
+        best, at = score.topk(_least(topk_per_level, size * num_classes), dim=1)
+        anchor = torch.div(at, max(num_classes, 1), rounding_mode="floor")
         scores.append(best)
-        index.append(begin + torch.div(at, max(num_classes, 1), rounding_mode="floor"))
-        labels.append(at % max(num_classes, 1))
+        index.append(anchor + begin)
+        labels.append(at - anchor * num_classes)
         begin = begin + size
     score, anchor, label = (torch.cat(of, dim=1) for of in (scores, index, labels))
-    found = score > score_threshold
+    found = score > threshold
     ones = found.to(torch.int64)
     counts = ones.sum(1)
     # What was found comes first, in its order; each place is taken once.
     place = torch.where(found, ones.cumsum(1), counts[:, None] + (1 - ones).cumsum(1)) - 1
-    score = torch.where(found, score, 0.0)
+    score = torch.where(found, score, 0.0).to(dtype)
     anchor, label = torch.where(found, anchor, 0), torch.where(found, label, -1)
     return (
         torch.zeros_like(score).scatter(1, place, score),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from . import ops
+from ._recording import saved_by_export
 
 __all__ = ["Selection", "select"]
 
@@ -23,6 +24,9 @@ class Selection(NamedTuple):
     """`(B, K)` int64, the classes; -1 of padding."""
     counts: Tensor
     """`(B,)` int64."""
+
+
+saved_by_export(Selection)
 
 
 def select(
