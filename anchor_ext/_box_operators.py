@@ -12,7 +12,7 @@ from . import _box_standard
 from ._anchor_operators import count_anchors
 from ._arguments import image_shape as read_image_shape
 from ._arguments import index as read_index
-from ._arguments import is_sequence, listed, shape_of, show
+from ._arguments import is_sequence, shape_of, show
 from ._batches import boxes_of, labels_of
 from ._operators import Operator, call, register
 from ._recording import is_compiled, is_symbolic, is_traced
@@ -189,11 +189,11 @@ def _limits(clip: Any, image_shape: list[int] | None, images: Any) -> list[int] 
             raise ValueError("clip is True without an image_shape; expected one, or clip=False, or the images' shapes")
         return image_shape
     expected = "True, False, (height, width), or one of these per image"
-    if not is_compiled():
-        shapes = listed("clip", clip, expected)
-    elif isinstance(clip, (tuple, list)):
-        shapes = list(clip)
-    else:
+    try:  # there may be more images than items of any other argument
+        shapes = list(clip) if isinstance(clip, (tuple, list)) or (not is_compiled() and is_sequence(clip)) else []
+    except Exception as error:
+        raise TypeError(f"clip is {show(clip)}; expected {expected}") from error
+    if not shapes:
         raise TypeError(f"clip is {show(clip)}; expected {expected}")
     if not is_sequence(shapes[0]):
         return _side("clip", shapes)

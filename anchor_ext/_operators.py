@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._recording import below_autograd, is_compiled, is_exported_to_onnx, is_traced, unseen_by_trace
+from ._recording import below_autograd, has_tangent, is_compiled, is_exported_to_onnx, is_traced, unseen_by_trace
 
 __all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
 
@@ -97,6 +97,8 @@ def call(
     elif REGISTERED[name].backward is None or is_compiled():
         result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
     else:
+        if has_tangent(arguments):
+            raise NotImplementedError(f"{name} has no derivative in forward mode; expected tensors without tangents")
         with below_autograd(arguments):
             result = getattr(torch.ops.anchor_ext, name).default(*arguments, **keywords)
     if ours:

@@ -21,6 +21,7 @@ __all__ = [
     "constant_to_the_compiler",
     "constants",
     "default_device",
+    "has_tangent",
     "holds",
     "is_compiled",
     "is_exported_to_onnx",
@@ -85,6 +86,15 @@ def below_autograd(arguments: Iterable[Any]) -> contextlib.AbstractContextManage
             if isinstance(tensor, Tensor) and (type(tensor) is not Tensor or (with_gradient and tensor.requires_grad)):
                 return contextlib.nullcontext()
     return _below_autograd()  # type: ignore[no-any-return]
+
+
+def has_tangent(arguments: Iterable[Any]) -> bool:
+    """Whether one of the arguments is dual, as in forward mode; torch would give an operator's result no tangent."""
+    if getattr(forward_ad, "_current_level", -1) < 0:
+        return False
+    given = (one for argument in arguments for one in (argument if isinstance(argument, list) else (argument,)))
+    floats = (one for one in given if isinstance(one, Tensor) and one.is_floating_point())
+    return any(forward_ad.unpack_dual(one).tangent is not None for one in floats)
 
 
 def place_of(tensor: Tensor) -> Any:

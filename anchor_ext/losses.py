@@ -159,6 +159,8 @@ class FocalLoss(nn.Module):
         boxes = torch.where(is_padding, 0.0, annotations[..., :4]).unbind(0)
         labels = annotations[..., 4].clamp(min=0).long().unbind(0)
         matched = self.anchors.match(list(boxes), image_shape, matcher=FocalLossMatcher())
+        if classifications.dtype in (torch.float16, torch.bfloat16):  # in which 1 - 1e-4 would be 1
+            classifications = classifications.float()
         most = math.log((1 - self._LEAST) / self._LEAST)
         if self.from_logits:
             logits = classifications.clamp(-most, most)

@@ -41,9 +41,9 @@ class _State:
     postprocessing: bool
 
 
-def _remember(generator: Any, arguments: tuple[Any, ...], anchors: Any) -> None:
+def _remember(generator: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], anchors: Any) -> None:
     """A forward hook: what the last anchors were made for, which the loss has to know."""
-    images, features = arguments
+    images, features = (*arguments, *(keywords[name] for name in ("image_list", "feature_maps") if name in keywords))
     generator.recent = ([feature.shape[-2:] for feature in features], images.tensors.shape[-2:], features[0].dtype)
 
 
@@ -61,7 +61,7 @@ class _RetinaNet:
         level_shapes, image_shape, dtype = getattr(self.anchor_generator, "recent", ([], None, None))
         # Anchors of 16 bits, under autocast, are rounded as torchvision rounds them: its own way is taken.
         exact = dtype == torch.float32 and all(own.dtype == torch.float32 for own in boxes)
-        if not self._accelerated.losses or not exact:
+        if not self._accelerated.losses or not exact or _why_losses_stay(self):  # also what was changed since
             return super().compute_loss(targets, head_outputs, anchors)  # type: ignore[misc]
         grid, matcher, regression = self.anchor_generator.grid, self.proposal_matcher, self.head.regression_head
         matched = grid.match(
@@ -90,7 +90,9 @@ class _RetinaNet:
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> Any:
-        if not self._accelerated.postprocessing:
+        # Scores that are selected have no gradient, which torchvision's have.
+        with_gradient = torch.is_grad_enabled() and any(level.requires_grad for level in head_outputs["cls_logits"])
+        if not self._accelerated.postprocessing or with_gradient or type(self.box_coder) is not det_utils.BoxCoder:  # type: ignore[attr-defined]
             return super().postprocess_detections(head_outputs, anchors, image_shapes)  # type: ignore[misc]
         found = select(
             head_outputs["cls_logits"],
@@ -145,6 +147,8 @@ def _undo(model: Any, *, keeps_generator: bool = False) -> None:
         hooks = model.anchor_generator._forward_hooks
         for key in [key for key, hook in hooks.items() if hook is _remember]:
             del hooks[key]
+            model.anchor_generator._forward_hooks_with_kwargs.pop(key, None)
+        vars(model.anchor_generator).pop("recent", None)  # whoever shares the generator goes torchvision's way
         model.anchor_generator = state.generator
 
 
@@ -163,6 +167,8 @@ def _drop_in(generator: Any) -> Any:
     """Ours in the place of torchvision's, or why not."""
     if type(generator) is AnchorGenerator:
         return generator
+    if generator._forward_hooks or generator._forward_pre_hooks:
+        return "anchor_generator has hooks"
     if type(generator) is not _Original:
         return f"anchor_generator is a {type(generator).__name__}; expected torchvision's AnchorGenerator"
     made = AnchorGenerator(generator.sizes, generator.aspect_ratios)
@@ -170,6 +176,10 @@ def _drop_in(generator: Any) -> Any:
     if len(made.cell_anchors) != len(generator.cell_anchors) or not all(torch.equal(a, b.cpu()) for a, b in pairs):
         return "anchor_generator.cell_anchors are not those of its sizes and aspect_ratios"
     return made
+
+
+# What an instance may have of its own in place of its class's.
+_OWN = frozenset(("compute_loss", "forward", "__call__"))
 
 
 def _why_losses_stay(model: Any) -> str:
@@ -181,9 +191,11 @@ def _why_losses_stay(model: Any) -> str:
         "proposal_matcher": (model.proposal_matcher, det_utils.Matcher),
     }
     for name, (part, expected) in parts.items():
-        if type(part) is not expected or "compute_loss" in vars(part):
+        if type(part) is not expected or not _OWN.isdisjoint(vars(part)):
             return f"{name} is a {type(part).__name__} of its own; expected torchvision's {expected.__name__}"
     regression = head.regression_head
+    if model.proposal_matcher.BETWEEN_THRESHOLDS != -2 or head.classification_head.BETWEEN_THRESHOLDS != -2:
+        return "BETWEEN_THRESHOLDS is another than -2"
     if type(regression.box_coder) is not det_utils.BoxCoder:
         return f"head.regression_head.box_coder is a {type(regression.box_coder).__name__}; expected BoxCoder"
     if regression._loss_type not in ("l1", "smooth_l1", "giou"):
@@ -213,7 +225,7 @@ def accelerate(model: Any) -> Accelerated:
     module._accelerated = _State(module.anchor_generator, "losses" not in left, "postprocessing" not in left)
     module.anchor_generator = generator
     if "anchors" not in left:
-        generator.register_forward_hook(_remember)
+        generator.register_forward_hook(_remember, with_kwargs=True)
     object.__setattr__(module, "__class__", _class_of(type(module)))
     replaced = tuple(part for part in ("anchors", "losses", "postprocessing") if part not in left)
     return Accelerated(replaced, left)

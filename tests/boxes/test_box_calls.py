@@ -243,6 +243,27 @@ def test_nothing(device):
 
 
 @pytest.mark.quick
+def test_forward_mode_is_refused():
+    """torch would give the result no tangent, which reads as a derivative of 0."""
+    deltas = some_deltas(1, N)
+    with pytest.raises(NotImplementedError, match="decode has no derivative in forward mode"):
+        torch.func.jvp(lambda x: ANCHORS.decode(x, SHAPE), (deltas,), (deltas,))
+    with torch.autograd.forward_ad.dual_level():
+        assert ANCHORS.decode(deltas, SHAPE).shape == deltas.shape
+        with pytest.raises(NotImplementedError, match="forward mode"):
+            ANCHORS.decode(torch.autograd.forward_ad.make_dual(deltas, deltas), SHAPE)
+
+
+@pytest.mark.quick
+def test_more_images_than_one_launch_takes(device):
+    deltas, index = some_deltas(1100, 1, device=device), torch.arange(1100, device=device).view(1100, 1)
+    sizes = [(20 + k % 70, 30 + k % 110) for k in range(1100)]
+    got = ANCHORS.decode(deltas, SHAPE, index=index, clip=sizes)
+    for k in (0, 1, 511, 512, 1099):
+        assert torch.equal(got[k], ANCHORS.decode(deltas[k : k + 1], SHAPE, index=index[k : k + 1], clip=sizes[k])[0])
+
+
+@pytest.mark.quick
 def test_meta():
     deltas = torch.zeros(2, N, 4, device="meta", dtype=torch.float16)
     assert ANCHORS.decode(deltas, SHAPE).shape == (2, N, 4)

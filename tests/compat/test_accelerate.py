@@ -110,7 +110,8 @@ def test_it_is_really_ours(one_thread, monkeypatch):
     monkeypatch.setattr("torchvision.models.detection.retinanet.det_utils._topk_min", never)
     images, targets = batch()
     losses_of(model, images, targets)
-    model(images)
+    with torch.no_grad():
+        model(images)
 
 
 @pytest.mark.quick
@@ -242,6 +243,52 @@ def test_other_dtypes_take_torchvisions_way(one_thread):
         got, wanted = model(images, targets), stock(images, targets)
     for name, loss in wanted.items():
         torch.testing.assert_close(got[name], loss, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_changed_since_counts(one_thread):
+    images, targets = batch()
+    model = retinanet()
+    accelerate(model)
+    stock = retinanet()
+    for one in (model, stock):
+        one.head.regression_head._loss_type = "ciou"
+    assert_trains_alike(model, stock)  # ciou, torchvision's way
+    for one in (model, stock):
+        one.head.regression_head._loss_type = "l1"
+        one.head.compute_loss = lambda *_: {"all": torch.ones((), requires_grad=True) * 3}
+    assert float(losses_of(model, images, targets)[0]["all"]) == 3
+
+
+def test_scores_have_their_gradient(one_thread):
+    stock, model = retinanet(), retinanet()
+    accelerate(model)
+    images, _ = batch()
+    grads = []
+    for one in (model, stock):
+        image = images[0].clone().requires_grad_()
+        one([image])[0]["scores"].sum().backward()
+        grads.append(image.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_generators_that_are_called_watched_or_shared(one_thread):
+    stock, model, other = retinanet(), retinanet(), retinanet()
+    model.anchor_generator = other.anchor_generator = AnchorGenerator(
+        stock.anchor_generator.sizes, stock.anchor_generator.aspect_ratios
+    )
+    accelerate(model), accelerate(other)
+    images, _ = batch()
+    together, _ = model.transform(images)
+    features = list(model.backbone(together.tensors).values())
+    assert torch.equal(
+        model.anchor_generator(image_list=together, feature_maps=features)[0],
+        stock.anchor_generator(together, features)[0],
+    )
+    restore(other)
+    assert_trains_alike(model, stock)  # without the grids that it shared, torchvision's way
+    watched = retinanet()
+    watched.anchor_generator.register_forward_hook(lambda *_: None)
+    assert accelerate(watched).left["anchors"] == "anchor_generator has hooks"
 
 
 def test_many_sizes_in_turn(one_thread):

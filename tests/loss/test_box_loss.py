@@ -270,6 +270,15 @@ def test_the_seed_familys_loss(from_logits, device, rng):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_seed_familys_loss_of_sure_probabilities(dtype):
+    annotations = torch.tensor([[[8.0, 8, 60, 60, 1]]])
+    for value in (0.0, 0.999, 1.0):
+        losses = FocalLoss(ANCHORS)(torch.full((1, N, 3), value, dtype=dtype), torch.zeros(1, N, 4), SHAPE, annotations)
+        assert all(bool(loss.isfinite()) for loss in losses)
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
