@@ -85,7 +85,6 @@ def without_sizes(deltas):
     return deltas
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 def test_torchvision_and_detectron2(weights, device, rng):
     for k in range(60):
@@ -210,7 +209,6 @@ def test_beside_effdet(rng):
         assert_deltas(case.of.encode(boxes, index, **case.where, coder=ours), wanted)
 
 
-@pytest.mark.quick
 def test_the_seed_family(device, rng):
     ours = BoxCoder.retinanet()
     for _ in range(60):
