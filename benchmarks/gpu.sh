@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Everything that a GPU must show: build, the suite's CUDA tests, compute-sanitizer, timings. Results go to $OUT.
 # Uses the torch and pytest of $PYTHON, nvcc and compute-sanitizer, and no network. A step that hangs fails, and the others still run.
+# After $LIMIT seconds it ends; what had no time left fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 PYTHON=${PYTHON:-python3}
 OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
+LIMIT=${LIMIT:-580}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 site=$work/site
@@ -13,10 +15,12 @@ export PYTHONFAULTHANDLER=1
 workers=$("$PYTHON" -c "import xdist" 2>/dev/null && echo "-n 8" || true)
 
 step() { # name, seconds at most, log, command...
-  local start=$SECONDS
+  local start=$SECONDS left=$((LIMIT - SECONDS))
   # On the signal, pytest and Python say where they are.
-  timeout --signal=INT --kill-after=20 "$2" "${@:4}" >"$OUT/$3" 2>&1 || echo "$1" >>"$work/failed"
-  printf '\n== %s (%s to %s s)\n%s\n' "$1" "$start" "$SECONDS" "$(tail -n 25 "$OUT/$3" | cut -c -250)"
+  if ((left < 5)) || ! timeout --signal=INT --kill-after=10 $(($2 < left ? $2 : left)) "${@:4}" >"$OUT/$3" 2>&1; then
+    echo "$1" >>"$work/failed"
+  fi
+  printf '\n== %s (%s to %s s)\n%s\n' "$1" "$start" "$SECONDS" "$(tail -n 25 "$OUT/$3" 2>&1 | cut -c -250)"
 }
 
 # The program of tests/ptx, for a device in place of the CPU's machine.
@@ -40,30 +44,34 @@ export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 
 wait $cases || { echo "compiling tests/ptx" >>"$work/failed"; tail -n 20 "$OUT/cases_build.log"; }
 
-# What is not timed may run at once.
+# A script's results: what it prints, and $OUT/<script>_cuda.json.
+timings() { # script, seconds at most, arguments...
+  step "timings: $1" "$2" "$1_cuda.txt" "$PYTHON" "$root/benchmarks/$1.py" --device cuda --json "$OUT/$1_cuda.json" "${@:3}"
+}
+
+# What is not timed may run at once; so may what fills Inductor's cache for the timings.
 cd "$work"
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor
+for script in losses boxes matching graphs; do
+  timeout --signal=KILL 150 "$PYTHON" "$root/benchmarks/$script.py" --device cuda >/dev/null 2>&1 &
+done
 if [ -e "$work/run_cases" ]; then
   step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
 fi
 step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers \
   -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -m gpu "$root/tests" &
 for tool in memcheck initcheck racecheck; do
-  step "compute-sanitizer $tool" 150 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
+  step "compute-sanitizer $tool" 200 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
     --report-api-errors no --error-exitcode 1 "$PYTHON" "$root/tests/sanitized.py" &
 done
 wait
 
-step "timings" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
-step "timings of matching" 100 matching_cuda.txt "$PYTHON" "$root/benchmarks/matching.py" --device cuda \
-  --json "$OUT/matching_cuda.json"
-step "timings of the losses" 40 losses_cuda.txt "$PYTHON" "$root/benchmarks/losses.py" --device cuda \
-  --json "$OUT/losses_cuda.json"
-step "timings of decoding and selecting" 40 boxes_cuda.txt "$PYTHON" "$root/benchmarks/boxes.py" --device cuda \
-  --json "$OUT/boxes_cuda.json"
-step "timings in compiled and exported programs" 120 graphs_cuda.txt "$PYTHON" "$root/benchmarks/graphs.py" \
-  --device cuda --json "$OUT/graphs_cuda.json"
-step "timings of the drop-ins" 60 dialects_cuda.txt "$PYTHON" "$root/benchmarks/dialects.py" --device cuda \
-  --threads 1 --no-compile --json "$OUT/dialects_cuda.json"
+timings losses 40
+timings boxes 40
+timings matching 100
+timings graphs 60
+timings dialects 60 --threads 1 --no-compile
+step "timings: bench" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
 
 printf '\n== done (%s s)\n' "$SECONDS"
 if [ ! -e "$work/failed" ]; then echo "gpu: all passed"; else sed 's/^/gpu: FAILED: /' "$work/failed"; exit 1; fi

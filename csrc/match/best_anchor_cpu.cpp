@@ -49,8 +49,9 @@ class Search {
     Best<T> best;
     const T area = area_of(box);
     if (!(area > 0) || bounds_.empty()) return best;
-    const T greatest = bounds({width_.data(), height_.data(), area_.data(), std::ssize(bounds_)}, box.x2 - box.x1,
-                              box.y2 - box.y1, area, bounds_.data());
+    const auto count = static_cast<int64_t>(bounds_.size());
+    const T greatest = bounds({width_.data(), height_.data(), area_.data(), count}, box.x2 - box.x1, box.y2 - box.y1,
+                              area, bounds_.data());
     const auto likely = std::find(bounds_.begin(), bounds_.end(), greatest) - bounds_.begin();
     T reached = iou_of_nearest(tables_.grids[likely], box, area);
     T least = least_bound(area, reached);

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.tools("c++")
 def test_under_the_sanitizers(family, said, tmp_path):
     sources = [path for room in ("core", family) for path in (ROOT / "csrc" / room).glob("*.cpp")]
     sources = [*(path for path in sources if path.name != "op.cpp"), ROOT / "tests" / family / "sanitized.cpp"]
-    flags = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", f"-I{ROOT / 'csrc'}"]
+    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-DANCHOR_EXT_NO_CLONES", f"-I{ROOT / 'csrc'}"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
         [CXX, *flags, *sanitizers, *sources, "-o", tmp_path / "sanitized"], capture_output=True, text=True
