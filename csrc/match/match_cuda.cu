@@ -1,4 +1,5 @@
-// A thread per anchor, which compares it with its image's boxes, a few hundred of them at a time in shared memory.
+// A thread per anchor, which compares it with its image's boxes, a few hundred of them at a time in shared memory. The
+// anchors of a block lie side by side: a box that is apart from all of them has no part in the block.
 //
 // Where boxes take anchors, a first launch finds every box's best IoU, by maxima that know no order, and a second one,
 // where a box takes one anchor alone, the first anchor that has it. The last launch finds every anchor's best box and
@@ -21,12 +22,18 @@ struct Task {
   unsigned long long int* first;  // and the first anchor that has it
 };
 
+constexpr int kWarp = 32, kWarps = kThreads / kWarp;
+
 template <typename T>
 struct Shared {
   Box<T> boxes[kThreads];
   T areas[kThreads];
+  std::int32_t numbers[kThreads];  // of the boxes, among all
   Key<T> best[kThreads];
   std::int64_t first[kThreads];
+  Box<float> around[kWarps];  // the anchors of each warp
+  bool proper[kWarps];
+  std::int32_t kept[kWarps];
 };
 
 __device__ inline void atomic_max(std::uint32_t* to, std::uint32_t key) { atomicMax(to, key); }
@@ -64,24 +71,85 @@ __device__ inline Own own_anchor(const Pyramid& pyramid, const Task<T>& task) {
   return own;
 }
 
-// Calls per_box(tile, i, IoU) for each box of the image, which lies at i in shared memory and at tile + i among all;
-// and before(at) and after(at) once for each box, by the thread whose number is the box's place in shared memory.
-template <typename T, typename Before, typename PerBox, typename After>
-__device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>& shared, const Before& before,
-                                 const PerBox& per_box, const After& after) {
+// Whether boxes can be apart from all anchors of the block, and what these lie in.
+struct Around {
+  bool known;
+  Box<float> box;
+};
+
+template <typename T>
+__device__ inline Around around_block(const Own& own, Shared<T>& shared) {
+  const Box<float> mine = own.exists ? own.box : Box<float>{INFINITY, INFINITY, -INFINITY, -INFINITY};
+  // No number, no anchor that is turned inside out, and no area of neither.
+  const bool is_proper = !own.exists || (mine.x1 <= mine.x2 && mine.y1 <= mine.y2 && own.area >= 0);
+  Box<float> all = mine;
+#pragma unroll
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+    all.x1 = fminf(all.x1, __shfl_xor_sync(0xffffffffu, all.x1, lanes));
+    all.y1 = fminf(all.y1, __shfl_xor_sync(0xffffffffu, all.y1, lanes));
+    all.x2 = fmaxf(all.x2, __shfl_xor_sync(0xffffffffu, all.x2, lanes));
+    all.y2 = fmaxf(all.y2, __shfl_xor_sync(0xffffffffu, all.y2, lanes));
+  }
+  const bool is_improper = __any_sync(0xffffffffu, !is_proper);
+  if (threadIdx.x % kWarp == 0) {
+    shared.around[threadIdx.x / kWarp] = all;
+    shared.proper[threadIdx.x / kWarp] = !is_improper;
+  }
+  __syncthreads();
+  Around around{true, shared.around[0]};
+  for (int warp = 0; warp < kWarps; ++warp) {
+    const Box<float>& one = shared.around[warp];
+    around.known = around.known && shared.proper[warp];
+    around.box = {fminf(around.box.x1, one.x1), fminf(around.box.y1, one.y1), fmaxf(around.box.x2, one.x2),
+                  fmaxf(around.box.y2, one.y2)};
+  }
+  return around;
+}
+
+// Its IoU with every anchor of the block is 0 for certain: both areas together are not 0.
+template <typename T>
+__device__ inline bool is_apart(const Around& around, const Box<T>& box, T area) {
+  if (!around.known || !(box.x1 <= box.x2) || !(box.y1 <= box.y2) || !(area > 0)) return false;
+  return box.x2 <= around.box.x1 || box.x1 >= around.box.x2 || box.y2 <= around.box.y1 || box.y1 >= around.box.y2;
+}
+
+// Calls per_box(number, i, IoU) for each box of the image that is not apart from the block, or that must(number) be
+// looked at: the number is its own among all, i its place in shared memory. And before(number, i) and after(number, i),
+// each once for each of these boxes, by some thread.
+template <typename T, typename Must, typename Before, typename PerBox, typename After>
+__device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>& shared, const Must& must,
+                                 const Before& before, const PerBox& per_box, const After& after) {
+  const Around around = around_block(own, shared);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   for (std::int32_t tile = own.begin; tile < own.end; tile += kThreads) {
-    const std::int32_t mine = tile + static_cast<std::int32_t>(threadIdx.x);
-    if (mine < own.end) {
-      shared.boxes[threadIdx.x] = task.boxes.boxes[mine];
-      shared.areas[threadIdx.x] = area_of(shared.boxes[threadIdx.x]);
-      before(mine);
+    const std::int32_t number = tile + static_cast<std::int32_t>(threadIdx.x);
+    Box<T> box{};
+    T area = 0;
+    bool keep = false;
+    if (number < own.end) {
+      box = task.boxes.boxes[number];
+      area = area_of(box);
+      keep = !is_apart(around, box, area) || must(number);
+    }
+    const unsigned kept = __ballot_sync(0xffffffffu, keep);
+    if (lane == 0) shared.kept[warp] = __popc(kept);
+    __syncthreads();
+    std::int32_t place = __popc(kept & ((1u << lane) - 1)), count = 0;
+    for (int of = 0; of < kWarps; ++of) {
+      if (of < warp) place += shared.kept[of];
+      count += shared.kept[of];
+    }
+    if (keep) {
+      shared.boxes[place] = box;
+      shared.areas[place] = area;
+      shared.numbers[place] = number;
+      before(number, place);
     }
     __syncthreads();
-    const std::int32_t count = own.end - tile < kThreads ? own.end - tile : kThreads;
     for (std::int32_t i = 0; i < count; ++i)
-      per_box(tile, i, iou_of(task.rule, shared.boxes[i], shared.areas[i], own.box, own.area));
+      per_box(shared.numbers[i], i, iou_of(task.rule, shared.boxes[i], shared.areas[i], own.box, own.area));
     __syncthreads();
-    if (mine < own.end) after(mine);
+    if (static_cast<std::int32_t>(threadIdx.x) < count) after(shared.numbers[threadIdx.x], threadIdx.x);
   }
 }
 
@@ -103,15 +171,15 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Shared<T> shared;
   const Own own = own_anchor(pyramid, task);
   for_boxes(
-      task, own, shared, [&](std::int32_t) { shared.best[threadIdx.x] = 0; },
+      task, own, shared, [](std::int32_t) { return false; }, [&](std::int32_t, std::int32_t i) { shared.best[i] = 0; },
       [&](std::int32_t, std::int32_t i, T iou) {
         const Key<T> key = own.exists && !own.ignored ? key_of(iou) : 0;
         if (!__any_sync(0xffffffffu, key != 0)) return;  // as for most boxes: the anchors of a warp lie side by side
         const Key<T> greatest = greatest_of_warp(key);
-        if (threadIdx.x % 32 == 0) atomic_max(&shared.best[i], greatest);
+        if (threadIdx.x % kWarp == 0) atomic_max(&shared.best[i], greatest);
       },
-      [&](std::int32_t at) {
-        if (shared.best[threadIdx.x] != 0) atomic_max(&task.best[at], shared.best[threadIdx.x]);
+      [&](std::int32_t number, std::int32_t i) {
+        if (shared.best[i] != 0) atomic_max(&task.best[number], shared.best[i]);
       });
 }
 
@@ -123,13 +191,14 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Shared<T> shared;
   const Own own = own_anchor(pyramid, task);
   for_boxes(
-      task, own, shared, [&](std::int32_t at) { shared.best[threadIdx.x] = task.best[at]; },
-      [&](std::int32_t tile, std::int32_t i, T iou) {
+      task, own, shared, [&](std::int32_t number) { return task.best[number] == 0; },
+      [&](std::int32_t number, std::int32_t i) { shared.best[i] = task.best[number]; },
+      [&](std::int32_t number, std::int32_t i, T iou) {
         if (!own.exists || own.ignored || (shared.best[i] == 0 && task.regions.boxes == nullptr)) return;
         if (key_of(iou) == shared.best[i])
-          atomicMin(&task.first[tile + i], static_cast<unsigned long long int>(own.flat));
+          atomicMin(&task.first[number], static_cast<unsigned long long int>(own.flat));
       },
-      [](std::int32_t) {});
+      [](std::int32_t, std::int32_t) {});
 }
 
 // Every anchor's result.
@@ -143,17 +212,18 @@ __global__ void __launch_bounds__(kThreads)
   Key<T> most = 0;
   std::int32_t index = 0, of = -1;
   for_boxes(
-      task, own, shared,
-      [&](std::int32_t at) {
+      task, own, shared, [&](std::int32_t number) { return boxes_take && task.best[number] == 0; },
+      [&](std::int32_t number, std::int32_t i) {
         if (!boxes_take) return;
-        shared.best[threadIdx.x] = task.best[at];
+        shared.best[i] = task.best[number];
         if (rule.only_first)
-          shared.first[threadIdx.x] =
-              task.best[at] == 0 && task.regions.boxes == nullptr ? 0 : static_cast<std::int64_t>(task.first[at]);
+          shared.first[i] = task.best[number] == 0 && task.regions.boxes == nullptr
+                                ? 0
+                                : static_cast<std::int64_t>(task.first[number]);
       },
-      [&](std::int32_t tile, std::int32_t i, T iou) {
+      [&](std::int32_t number, std::int32_t i, T iou) {
         const Key<T> key = key_of(iou);
-        const std::int32_t box = tile - own.begin + i;
+        const std::int32_t box = number - own.begin;
         if (key > most) {
           most = key;
           index = box;
@@ -163,7 +233,7 @@ __global__ void __launch_bounds__(kThreads)
         const bool is_taken = takes(rule, best) && (rule.only_first ? shared.first[i] == own.flat : iou == best);
         if (is_taken && (of < 0 || rule.gets != Gets::first)) of = box;
       },
-      [](std::int32_t) {});
+      [](std::int32_t, std::int32_t) {});
   if (!own.exists) return;
   const std::int64_t at = own.image * pyramid.num_anchors + own.flat;
   if (task.matches.iou != nullptr) task.matches.iou[at] = own.ignored ? -1 : iou_of_key(most);

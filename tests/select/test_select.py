@@ -130,10 +130,10 @@ def test_on_a_device(rng):
         case = Case(rng)
         random = torch.Generator().manual_seed(rng.randrange(2**31))
         case.logits = torch.randn(case.logits.shape, generator=random) - 1
-        wanted = select(case.logits, level_sizes=case.sizes, **case.options())
+        wanted, on_device = select(case.logits, level_sizes=case.sizes, **case.options()), case.logits.cuda()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            got = select(case.logits.cuda(), level_sizes=case.sizes, **case.options())
+            got = select(on_device, level_sizes=case.sizes, **case.options())
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert torch.equal(got.counts.cpu(), wanted.counts)
