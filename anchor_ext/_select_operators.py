@@ -13,6 +13,7 @@ from torch import Tensor
 from ._anchor_standard import constant
 from ._arguments import is_sequence, number, shape_of, show
 from ._box_operators import dense, must_not_be_traced
+from ._library import build_info
 from ._operators import Operator, call, register
 from ._recording import is_compiled, is_exported_to_onnx, is_symbolic
 
@@ -160,6 +161,16 @@ def _of_levels(logits: Sequence[Tensor], level_sizes: Any, num_classes: Any) -> 
     return list(logits), sizes, classes
 
 
+_CUDA_IS_BUILT = build_info()["cuda"] is not None
+_MOST_ON_CUDA = 4096  # kMostKept of csrc/select/select.h
+
+
+def _has_kernel(logits: Tensor, topk_per_level: int) -> bool:
+    if logits.device.type == "cuda":
+        return _CUDA_IS_BUILT and logits.dtype != torch.float64 and topk_per_level <= _MOST_ON_CUDA
+    return logits.device.type in ("cpu", "meta")
+
+
 def select(logits: Any, score_threshold: Any, topk_per_level: Any, level_sizes: Any, num_classes: Any) -> Results:
     if not is_exported_to_onnx():
         must_not_be_traced("select")
@@ -175,7 +186,7 @@ def select(logits: Any, score_threshold: Any, topk_per_level: Any, level_sizes: 
     parts, sizes, classes = (
         _of_levels(given, level_sizes, num_classes) if is_list else _of_one(given[0], level_sizes, num_classes)
     )
-    if parts[0].device.type not in ("cpu", "meta"):
+    if not _has_kernel(parts[0], most):
         return _by_torch(parts, sizes, classes, threshold, most)
     return call(  # type: ignore[no-any-return]
         "select", parts, sizes, classes, threshold, most, device=parts[0].device, takes_device=False

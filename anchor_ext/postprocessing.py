@@ -39,9 +39,10 @@ def select(
 ) -> Selection:
     """Of each level the scores above a threshold, at most so many of them, straight from the logits.
 
-    What torchvision's RetinaNet does per image and level: sigmoid, comparison, topk. On the CPU one pass over the
-    logits finds the few that count, and torch's own sigmoid and topk take these; elsewhere all of it is torch's
-    operators in fixed shapes, so that nothing waits for the device.
+    What torchvision's RetinaNet does per image and level: sigmoid, comparison, topk. A pass over the logits finds the
+    few that count, and torch's own sigmoid takes these. On CUDA nothing waits for the device, and equal logits come in
+    the order of their indices; float64 and more than 4,096 per level are left to torch's operators there, in fixed
+    shapes, and so are other devices.
 
     Args:
         logits: `(B, N, C)`, or a list of it per level; or, as a head gives them, per level `(B, A*C, H, W)`, whose

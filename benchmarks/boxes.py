@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from allocators import finish, parse, print_about
+from device_times import on_device
 from timing import interleaved, medians
 from torch import Tensor
 
@@ -138,13 +139,17 @@ def main() -> None:
         made["select"] = selectors(shape, device, not options.quick)
         for name, functions in made.items():
             seconds = interleaved(functions, threads=1, **rounds)
-            rows.append({"call": name, "image_shape": shape, "seconds": seconds})
+            kernels = on_device(functions) if device.type == "cuda" else {}
+            rows.append({"call": name, "image_shape": shape, "seconds": seconds, "kernels": kernels})
             m = {column: 1e3 * value for column, value in medians(seconds).items()}
             ratios = [m.get("stock", 0) / m["anchor_ext"], m.get("compiled", 0) / m["anchor_ext"]]
             ratios += [m["anchor_ext"] / m["limit"] if "limit" in m else 0]
             cells = [f"{m[column]:12.3f}" if column in m else f"{'-':>12}" for column in COLUMNS]
             cells += [f"{ratio:12.2f}" if ratio else f"{'-':>12}" for ratio in ratios]
             print(f"{name:>12} {'{}x{}'.format(*shape):>9}" + "".join(cells), flush=True)
+            if kernels:
+                of_kernels = [f"{1e3 * kernels[of]:12.3f}" if of in kernels else f"{'-':>12}" for of in COLUMNS]
+                print(f"{'kernels':>22}" + "".join(of_kernels), flush=True)
     finish(options, __file__, rows)
 
 

@@ -90,6 +90,14 @@ def kernel_seconds(function: Callable[[], object]) -> float:
     return profiled(function)[0]
 
 
+def on_device(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of each function's kernels, without the host; empty where there is no device."""
+    if not torch.cuda.is_available():
+        return {}
+    profiled(next(iter(functions.values())))  # the first one starts the profiler
+    return {name: kernel_seconds(function) for name, function in functions.items()}
+
+
 def calls_in_flight(kernels: float) -> int:
     """How many calls of so many kernels each the launch queue takes; few, where the profiler saw none."""
     return max(1, min(CALLS, int(LAUNCHES / kernels))) if kernels else CALLS // 10

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from allocators import finish, parse, print_about
+from device_times import on_device
 from matching import coco_boxes, peak_megabytes
 from timing import interleaved, medians
 from torch import Tensor
@@ -156,13 +157,20 @@ def main() -> None:
     rows = []
     for shape in [(160, 224)] if options.quick else [(640, 832), (800, 1333)]:
         torch.compiler.reset()
-        seconds = interleaved(functions_of(shape, device, not options.quick), threads=1, **rounds)
-        rows.append({"image_shape": shape, "seconds": seconds})
+        functions = functions_of(shape, device, not options.quick)
+        seconds = interleaved(functions, threads=1, **rounds)
+        kernels = on_device(functions) if device.type == "cuda" else {}
+        rows.append({"image_shape": shape, "seconds": seconds, "kernels": kernels})
         m = {name: 1e3 * value for name, value in medians(seconds).items()}
         m |= {"stock/ours": m.get("stock", 0) / m["anchor_ext"], "comp./ours": m.get("compiled", 0) / m["anchor_ext"]}
         m["ours/copy"] = m["anchor_ext"] / m["copy"]
         cells = [f"{m[name]:12.2f}" if m.get(name) else f"{'-':>12}" for name in [*COLUMNS, *list(m)[-3:]]]
         print(f"{'{}x{}'.format(*shape):>10}" + "".join(cells), flush=True)
+        if kernels:
+            of_kernels = "".join(
+                f"{1e3 * kernels[name]:12.3f}" if name in kernels else f"{'-':>12}" for name in COLUMNS
+            )
+            print(f"{'kernels':>10}{of_kernels}", flush=True)
     peaks = {}
     for name in ("anchor_ext", "stock") if not options.quick and "GLIBC_TUNABLES" not in os.environ else ():
         code = f"import losses; losses.one_peak({name!r}, (640, 832), {str(device)!r})"

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from device_times import on_device
 from timing import hardware, interleaved, medians, versions
 from torch import Tensor
 
@@ -129,8 +130,12 @@ def measure(device: torch.device, shapes: list, counts: list, rounds: dict, comp
             torch.compiler.reset()
             functions = functions_of(coco_boxes(count, shape).to(device), shape, compiling)
             seconds = interleaved(functions, threads=1, **rounds)
-            rows.append({"image_shape": shape, "boxes": count, "seconds": seconds})
+            kernels = on_device(functions) if device.type == "cuda" else {}
+            rows.append({"image_shape": shape, "boxes": count, "seconds": seconds, "kernels": kernels})
             print(table_row(rows[-1]), flush=True)
+            if kernels:
+                of_kernels = [f"{1e6 * kernels[name]:14.1f}" if name in kernels else f"{'-':>14}" for name in COLUMNS]
+                print(f"{'kernels':>17}" + "".join(of_kernels), flush=True)
     return rows
 
 
@@ -199,28 +204,31 @@ def batches(rounds: dict) -> list[dict[str, Any]]:
 
 
 def memory(device: torch.device) -> list[dict[str, Any]]:
-    """Peaks beside the result, each of a process of its own."""
+    """Peaks beside the result, on the CPU each of a process of its own."""
     rows = []
     calls = [("anchor_ext", (2160, 3840), 500)]
     rival = "without waits" if stock() is None else "stock"
     calls += [(name, (800, 1333), count) for name in ("anchor_ext", rival) for count in COUNTS[1:]]
     for name, shape, count in calls:
-        code = f"import matching; matching.one_peak({name!r}, {shape!r}, {str(device)!r}, {count})"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         what = f"peak beside the result, {name}, {shape[0]}x{shape[1]}, {count} boxes"
-        if run.returncode != 0:
-            print(f"{what}: {(run.stderr.strip().splitlines() or ['it failed'])[-1]}", flush=True)
-            continue
-        rows.append(json.loads(run.stdout.splitlines()[-1]))
-        peak, per_anchor = rows[-1]["megabytes"], rows[-1]["bytes_per_anchor"]
-        print(f"{what}: {peak:.1f} MB, {per_anchor:.1f} bytes per anchor", flush=True)
+        if device.type == "cuda":
+            rows.append(peak(name, shape, device, count))
+        else:
+            code = f"import matching; matching.print_peak({name!r}, {shape!r}, {count})"
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+            run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+            if run.returncode != 0:
+                print(f"{what}: {(run.stderr.strip().splitlines() or ['it failed'])[-1]}", flush=True)
+                continue
+            rows.append(json.loads(run.stdout.splitlines()[-1]))
+        print(
+            f"{what}: {rows[-1]['megabytes']:.1f} MB, {rows[-1]['bytes_per_anchor']:.1f} bytes per anchor", flush=True
+        )
     return rows
 
 
-def one_peak(name: str, shape: tuple[int, int], device_name: str, count: int = 500) -> None:
-    torch.set_num_threads(1)
-    device, original = torch.device(device_name), stock() or without_waits
+def peak(name: str, shape: tuple[int, int], device: torch.device, count: int) -> dict[str, Any]:
+    original = stock() or without_waits
     anchors, boxes = anchor_ext.Anchors(), coco_boxes(count, shape).to(device)
     anchors.match(boxes[:1], (64, 64))
     if name == "anchor_ext":
@@ -230,8 +238,12 @@ def one_peak(name: str, shape: tuple[int, int], device_name: str, count: int = 5
         original(boxes[:1], made[:9])
         megabytes = peak_megabytes(lambda: original(boxes, made), device)
     per_anchor = megabytes * 1e6 / anchors.num_anchors(shape)
-    row = {"name": name, "image_shape": shape, "boxes": count, "megabytes": megabytes, "bytes_per_anchor": per_anchor}
-    print(json.dumps(row))
+    return {"name": name, "image_shape": shape, "boxes": count, "megabytes": megabytes, "bytes_per_anchor": per_anchor}
+
+
+def print_peak(name: str, shape: tuple[int, int], count: int) -> None:
+    torch.set_num_threads(1)
+    print(json.dumps(peak(name, shape, torch.device("cpu"), count)))
 
 
 def main() -> None:

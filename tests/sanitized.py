@@ -37,6 +37,7 @@ def main() -> None:
     match()
     focal_loss()
     boxes()
+    select()
     print("sanitized: all equal")
 
 
@@ -129,6 +130,19 @@ def boxes() -> None:
                 results.append([one.detach().cpu() for one in found])
             same = [torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*results, strict=True)]
             assert all(same), (dtype, coder, same)
+
+
+def select() -> None:
+    """Few candidates and many, levels of one tensor and a head's; the CPU's order of equal scores is another."""
+    random = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        levels = [torch.randn(2, 9 * 7, rows, 20, generator=random) for rows in (16, 5, 1)]
+        for threshold in (0.0, 0.9):
+            call = {"score_threshold": threshold, "num_classes": 7}
+            found = anchor_ext.select([level.cuda().to(dtype) for level in levels], **call)
+            expected = anchor_ext.select([level.to(dtype) for level in levels], **call)
+            assert torch.equal(found.counts.cpu(), expected.counts), (dtype, threshold)
+            torch.testing.assert_close(found.scores.cpu(), expected.scores)
 
 
 if __name__ == "__main__":

@@ -60,18 +60,11 @@ SignedBits<T> bound_of(double threshold) {
   return static_cast<Bits>(bound - 1);
 }
 
-// A level of an image: where its logits lie, and how.
-struct Part {
-  std::int64_t image, level, begin;  // flat index of its first anchor
-  const void* memory;
-  std::int64_t count, cells, cell_anchors;  // logits; cells of a head's output, 0 where the classes lie side by side
+// A level of an image, whose logits are those that its memory begins with.
+struct Part : SelectLevel {
+  std::int64_t image;
 
-  // Of a logit in memory: its index as anchors and classes are flattened; and back.
-  std::int64_t flattened(std::int64_t at, std::int64_t classes) const {
-    if (cells == 0) return at;
-    const std::int64_t channel = at / cells, a = channel / classes;
-    return ((at - channel * cells) * cell_anchors + a) * classes + channel - a * classes;
-  }
+  // Where a logit lies in memory, of its index as anchors and classes are flattened.
   std::int64_t in_memory(std::int64_t index, std::int64_t classes) const {
     if (cells == 0) return index;
     const std::int64_t anchor = index / classes, cell = anchor / cell_anchors;
@@ -95,6 +88,8 @@ struct Call {
     if (classes < 0) reject("num_classes is ", classes, "; expected an integer >= 0");
     is_flat = given[0].dim() == 3;
     images = given[0].dim() > 0 ? given[0].size(0) : 0;
+    if (sizes.size() > kMaxLevels) reject("level_sizes has ", sizes.size(), " levels; expected at most ", kMaxLevels);
+    if (images > INT32_MAX) reject("logits has ", images, " images; expected at most ", INT32_MAX);
     if (given.size() != sizes.size() && !(is_flat && given.size() == 1))
       reject("logits has ", given.size(), " tensors; expected one (images, anchors, classes), or a level's each");
     std::int64_t anchors = 0;
@@ -125,23 +120,43 @@ struct Call {
   }
 
   template <typename T>
+  Selecting selecting() const {
+    Selecting made{};
+    made.num_levels = static_cast<std::int32_t>(sizes.size());
+    made.images = static_cast<std::int32_t>(images);
+    made.classes = classes;
+    std::int64_t begin = 0;
+    for (std::size_t l = 0; l < sizes.size(); begin += sizes[l++]) {
+      const bool is_one = is_flat && logits.size() == 1;
+      const stable::Tensor& of = logits[is_one ? 0 : l];
+      SelectLevel& level = made.levels[l];
+      level.memory = static_cast<const T*>(of.const_data_ptr()) + (is_one ? begin * classes : 0);
+      level.stride = of.stride(0);
+      level.count = sizes[l] * classes;
+      if (!is_flat && level.count > 0) {
+        level.cells = of.size(2) * of.size(3);
+        level.cell_anchors = of.size(1) / classes;
+      }
+      level.begin = begin;
+      level.tile = made.tiles;
+      level.slot = made.slots;
+      level.kept = static_cast<std::int32_t>(std::min<std::int64_t>(kept(l), INT32_MAX));
+      made.tiles += (level.count + kSelectTile - 1) / kSelectTile;
+      made.slots += kept(l);
+    }
+    return made;
+  }
+
+  template <typename T>
   std::vector<Part> parts() const {
+    const Selecting of = selecting<T>();
     std::vector<Part> all;
-    for (std::int64_t image = 0; image < images; ++image) {
-      std::int64_t begin = 0;
-      for (std::size_t level = 0; level < sizes.size(); begin += sizes[level++]) {
-        Part part{image, static_cast<std::int64_t>(level), begin, nullptr, sizes[level] * classes, 0, 0};
-        const bool is_one = is_flat && logits.size() == 1;
-        const stable::Tensor& of = logits[is_one ? 0 : level];
-        const std::int64_t first = image * of.stride(0) + (is_one ? begin * classes : 0);
-        part.memory = static_cast<const T*>(of.const_data_ptr()) + first;
-        if (!is_flat && part.count > 0) {
-          part.cells = of.size(2) * of.size(3);
-          part.cell_anchors = of.size(1) / classes;
-        }
+    for (std::int64_t image = 0; image < images; ++image)
+      for (std::int32_t level = 0; level < of.num_levels; ++level) {
+        Part part{of.levels[level], image};
+        part.memory = static_cast<const T*>(part.memory) + image * part.stride;
         all.push_back(part);
       }
-    }
     return all;
   }
 };
@@ -211,15 +226,15 @@ std::vector<T> scores_of(const Call& call, const Part& part, const Integers& ind
 }
 
 template <typename T>
-void select(const Call& call, T* scores, std::int64_t* index, std::int64_t* labels, std::int64_t* counts) {
+void select(const Call& call, const Selected<T>& result) {
   const std::vector<Part> parts = call.parts<T>();
   std::vector<Integers> candidates = candidates_of<T>(call, parts);
   const double threshold = double{widened(round_to<T>(call.threshold))};
   const std::int64_t slots = call.slots();
-  std::fill(counts, counts + call.images, 0);
-  std::fill(scores, scores + call.images * slots, round_to<T>(0.0));
-  std::fill(index, index + call.images * slots, 0);
-  std::fill(labels, labels + call.images * slots, -1);
+  std::fill_n(result.counts, call.images, 0);
+  std::fill_n(result.scores, call.images * slots, round_to<T>(0.0));
+  std::fill_n(result.index, call.images * slots, 0);
+  std::fill_n(result.labels, call.images * slots, -1);
   for (std::size_t p = 0; p < parts.size(); ++p) {
     const std::vector<T> all = scores_of<T>(call, parts[p], candidates[p]);
     Integers kept;
@@ -237,17 +252,49 @@ void select(const Call& call, T* scores, std::int64_t* index, std::int64_t* labe
     const auto [values, places] = topk(compact, count);
     const auto* const best = static_cast<const T*>(values.const_data_ptr());
     const auto* const at = static_cast<const std::int64_t*>(places.const_data_ptr());
-    std::int64_t& done = counts[parts[p].image];
+    std::int64_t& done = result.counts[parts[p].image];
     const std::int64_t first = parts[p].image * slots + done;
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t flat = kept[static_cast<std::size_t>(at[i])];
-      scores[first + i] = best[i];
-      index[first + i] = parts[p].begin + flat / call.classes;
-      labels[first + i] = flat % call.classes;
+      result.scores[first + i] = best[i];
+      result.index[first + i] = parts[p].begin + flat / call.classes;
+      result.labels[first + i] = flat % call.classes;
     }
     done += count;
   }
 }
+
+#if defined(ANCHOR_EXT_WITH_CUDA)
+// On a device: the greatest logits, and of these torch's own scores.
+template <typename T>
+void select_on_device(const Call& call, const Selected<T>& result, stable::Device device) {
+  using Bits = SignedBits<T>;
+  Selecting of = call.selecting<T>();
+  for (std::int32_t l = 0; l < of.num_levels; ++l)
+    if (of.levels[l].count > kMostOfLevel || of.levels[l].kept > kMostKept)
+      reject("topk_per_level is ", call.most, "; expected at most ", kMostKept, " on CUDA, of fewer than 2**32 logits");
+  constexpr Bits kInfinite = static_cast<Bits>(std::is_same_v<T, float>     ? 0x7f800000
+                                               : std::is_same_v<T, Float16> ? 0x7c00
+                                                                            : 0x7f80);
+  const double threshold = double{widened(round_to<T>(call.threshold))};
+  of.above = std::max(bound_of<T>(threshold), static_cast<Bits>(-kInfinite - 2));  // order_of(-infinity) - 1
+  of.most = kInfinite;
+  const auto bytes = of.parts() * SelectMemory::kBytes;
+  stable::Tensor memory = empty({bytes / 8 + 1}, ScalarType::Long, device);
+  stable::Tensor logits = empty({call.images, of.slots}, call.logits[0].scalar_type(), device);
+  stable::Tensor index = empty({call.images, of.slots}, ScalarType::Long, device);
+  stable::Tensor labels = empty({call.images, of.slots}, ScalarType::Long, device);
+  auto* const at = static_cast<std::int64_t*>(index.mutable_data_ptr());
+  auto* const labels_at = static_cast<std::int64_t*>(labels.mutable_data_ptr());
+  on_cuda(place_of(device).index, [&](int own, void* stream) {
+    greatest_cuda(of, memory.mutable_data_ptr(),
+                  Greatest<Bits>{static_cast<Bits*>(logits.mutable_data_ptr()), at, labels_at}, own, stream);
+    const stable::Tensor scores = sigmoid(logits);
+    pack_cuda(of, memory.const_data_ptr(), static_cast<const T*>(scores.const_data_ptr()), at, labels_at, threshold,
+              result, own, stream);
+  });
+}
+#endif
 
 std::tuple<stable::Tensor, stable::Tensor, stable::Tensor, stable::Tensor> select_op(Tensors logits,
                                                                                      Integers level_sizes,
@@ -257,8 +304,6 @@ std::tuple<stable::Tensor, stable::Tensor, stable::Tensor, stable::Tensor> selec
   ANCHOR_EXT_RANGE("select");
   const Call call(logits, level_sizes, num_classes, score_threshold, topk_per_level);
   const stable::Device device = logits[0].device();
-  if (device.type() == DeviceType::CUDA)
-    throw std::invalid_argument("logits: expected tensors on the CPU; elsewhere torch's own operators select");
   const ScalarType dtype = logits[0].scalar_type();
   stable::Tensor scores = empty({call.images, call.slots()}, dtype, device);
   stable::Tensor index = empty({call.images, call.slots()}, ScalarType::Long, device);
@@ -267,9 +312,14 @@ std::tuple<stable::Tensor, stable::Tensor, stable::Tensor, stable::Tensor> selec
   with_type("logits", dtype, [&](auto of_type) {
     using T = decltype(of_type);
     if (device.type() == DeviceType::Meta || call.images == 0) return;
-    select<T>(call, static_cast<T*>(scores.mutable_data_ptr()), static_cast<std::int64_t*>(index.mutable_data_ptr()),
-              static_cast<std::int64_t*>(labels.mutable_data_ptr()),
-              static_cast<std::int64_t*>(counts.mutable_data_ptr()));
+    const Selected<T> result{
+        static_cast<T*>(scores.mutable_data_ptr()), static_cast<std::int64_t*>(index.mutable_data_ptr()),
+        static_cast<std::int64_t*>(labels.mutable_data_ptr()), static_cast<std::int64_t*>(counts.mutable_data_ptr())};
+    if (device.type() == DeviceType::CPU) return select<T>(call, result);
+#if defined(ANCHOR_EXT_WITH_CUDA)
+    if constexpr (sizeof(T) < 8) return select_on_device<T>(call, result, device);
+#endif
+    throw std::invalid_argument("logits: expected float32, float16 or bfloat16 on CUDA, in a build with CUDA");
   });
   return {scores, index, labels, counts};
 }

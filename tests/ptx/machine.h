@@ -24,11 +24,13 @@ __extension__ using uint128 = unsigned __int128;
 }
 
 // Memory that a launch may touch. Of an output, how often each byte was written; of scratch memory as well, which one
-// launch writes for the next one to read.
+// launch writes for the next one to read. A workspace is written again and again, but in one launch each byte by one
+// thread, and read by no other then; or by atomics.
 struct Region {
   std::uint64_t begin, bytes;
-  enum { input, output, atomics, scratch } kind;
+  enum { input, output, atomics, scratch, workspace } kind;
   std::vector<std::uint8_t> written;
+  std::vector<std::uint64_t> writers{};  // of a workspace: the launch and the thread
 };
 
 struct Store {
@@ -42,6 +44,7 @@ struct Machine {
   std::int64_t sample = 0;
   std::vector<Store> stores;
   std::vector<std::vector<unsigned char>> parameters;
+  std::uint64_t launches = 0;
   struct {  // of the last launch: counts; whether its results are approximations, or hang on the order of threads
     std::uint64_t instructions, float64_operations;
     bool approximates, depends_on_order;
@@ -90,6 +93,10 @@ struct Thread {
     } else if (const Region& region = region_of(address, bytes); region.kind == Region::scratch) {
       for (std::size_t i = 0; i < bytes; ++i)
         if (region.written[address - region.begin + i] == 0) fail("scratch memory is read unwritten", address, bytes);
+    } else if (region.kind == Region::workspace && !cached) {
+      for (std::uint64_t at = address - region.begin; at < address - region.begin + bytes; ++at)
+        if (region.written[at] == 0 || is_of_another(region.writers[at]))
+          fail("a workspace is read unwritten, or beside the thread that writes", address, bytes);
     } else if (region.kind == Region::output || (cached && region.kind != Region::input)) {
       fail("memory is read that is to be written", address, bytes);
     }
@@ -107,10 +114,17 @@ struct Thread {
       std::memcpy(machine.stores.back().value, value, bytes);
     } else {
       Region& region = region_of(address, bytes);
-      if (region.kind != Region::output && region.kind != Region::scratch)
+      if (region.kind == Region::input || region.kind == Region::atomics)
         fail("a store to what is not an output", address, bytes);
-      for (std::size_t i = 0; i < bytes; ++i)
-        if (++region.written[address - region.begin + i] != 1) fail("a byte is written twice", address + i, bytes);
+      for (std::uint64_t at = address - region.begin; at < address - region.begin + bytes; ++at) {
+        if (region.kind != Region::workspace) {
+          if (++region.written[at] != 1) fail("a byte is written twice", region.begin + at, bytes);
+          continue;
+        }
+        if (is_of_another(region.writers[at])) fail("two threads write the same byte", region.begin + at, bytes);
+        region.written[at] = 1;
+        region.writers[at] = writer();
+      }
       std::memcpy(reinterpret_cast<void*>(address), value, bytes);
     }
   }
@@ -123,7 +137,11 @@ struct Thread {
       const std::size_t at = shared_at(address, sizeof(T));
       if (shared->writer[at] < 0) fail("an atomic on unwritten memory", address);
       memory = shared->bytes.data() + at;
-    } else if (region_of(address, sizeof(T)).kind != Region::atomics) {
+    } else if (const Region& region = region_of(address, sizeof(T)); region.kind == Region::workspace) {
+      const std::uint64_t at = address - region.begin;
+      if (region.written[at] == 0 || region.writers[at] >> 40 == machine.launches)
+        fail("an atomic on unwritten memory, or beside a store", address, sizeof(T));
+    } else if (region.kind != Region::atomics) {
       fail("an atomic on other memory", address, sizeof(T));
     }
     if (std::is_floating_point_v<T>) machine.last.depends_on_order = true;
@@ -158,6 +176,8 @@ struct Thread {
   }
 
  private:
+  std::uint64_t writer() const { return machine.launches << 40 | std::uint64_t{ctaid} * ntid + tid; }
+  bool is_of_another(std::uint64_t one) const { return one >> 40 == machine.launches && one != writer(); }
   std::size_t shared_at(std::uint64_t address, std::size_t bytes) const {
     const std::uint64_t offset = (address & 0xffffffff) - kFirst;
     if (offset + bytes > shared->bytes.size()) fail("shared memory beyond its end", address, bytes);

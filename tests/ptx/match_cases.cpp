@@ -29,7 +29,7 @@ Box<T> some_box(const Pyramid& pyramid, const std::vector<Box<T>>& before) {
   const Box<float> anchor = box_at(pyramid, integer(0, pyramid.num_anchors - 1));
   const T none = std::numeric_limits<T>::quiet_NaN(), far = std::numeric_limits<T>::infinity();
   const T x = static_cast<T>(uniform(-50, 300)), y = static_cast<T>(uniform(-50, 300));
-  switch (integer(0, 9)) {
+  switch (integer(0, 11)) {
     case 0:
       return {anchor.x1, anchor.y1, anchor.x2, anchor.y2};
     case 1:
@@ -40,7 +40,17 @@ Box<T> some_box(const Pyramid& pyramid, const std::vector<Box<T>>& before) {
       return integer(0, 3) ? Box<T>{x + 9, y + 9, x, y} : Box<T>{x, none, x + 9, far};
     case 4:
       return before.empty() ? Box<T>{x, y, x + 9, y + 9} : before[rng() % before.size()];
-    case 5:
+    case 5: {  // its neighbour on one side, where it is at an end of the grid perhaps alone
+      const std::int64_t end = integer(0, 1) ? 0 : pyramid.num_anchors - 1;
+      const Box<float> last = box_at(pyramid, integer(0, 1) ? end : integer(0, pyramid.num_anchors - 1));
+      if (integer(0, 1)) return {last.x2 - 1, last.y1, last.x2 + 90, last.y2};
+      if (integer(0, 1)) return {last.x1 - 90, last.y1, last.x1 + 1, last.y2};
+      if (integer(0, 1)) return {last.x1, last.y1 - 90, last.x2, last.y1 + 1};
+      return {last.x1, last.y2 - 1, last.x2, last.y2 + 90};
+    }
+    case 6:  // both areas together are 0 where the anchor is turned inside out
+      return {500, 0, 500 + std::fabs(anchor.x2 - anchor.x1), std::fabs(anchor.y2 - anchor.y1)};
+    case 7:
       return {x + 100000, y, x + 100009, y + 9};
     default:
       return {x, y, x + static_cast<T>(uniform(0, 200)), y + static_cast<T>(uniform(0, 200))};
@@ -57,11 +67,11 @@ void check_one(const char* text, int most_boxes) {
   for (int l = 0, levels = static_cast<int>(integer(1, 2)); l < levels; ++l) {
     arguments.cell_anchors.emplace_back();
     for (int a = 0, anchors = static_cast<int>(integer(1, 3)); a < anchors; ++a) {
-      const double x = uniform(1, 60), y = uniform(1, 60);
+      const double x = integer(0, 15) ? uniform(1, 60) : -4, y = uniform(1, 60);
       for (const double number : {-x, -y, x, y}) arguments.cell_anchors.back().push_back(number);
     }
     arguments.strides.push_back({uniform(3, 20), integer(0, 1) ? 8 : uniform(3, 20)});
-    request.level_shapes.push_back({integer(1, 7), integer(1, 20)});
+    request.level_shapes.push_back({integer(1, 7), integer(1, integer(0, 3) ? 20 : 120)});
   }
   if (integer(0, 2) == 0) request.clip = ImageShape{integer(1, 100), integer(1, 100)};
   const Pyramid pyramid = Spec(arguments).over(request);

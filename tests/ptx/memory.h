@@ -38,13 +38,15 @@ inline const T* at(const void* memory, std::size_t offset) {
 // A launch's scratch memory.
 class Scratch {
  public:
-  explicit Scratch(std::size_t bytes) : host_(bytes / 8 + 1) {
+  explicit Scratch(std::size_t bytes, bool is_workspace = false) : host_(bytes / 8 + 1) {
 #if defined(ANCHOR_EXT_DEVICE)
+    (void)is_workspace;
     check(cudaMalloc(&memory_, bytes + 8));
 #else
     memory_ = host_.data();
-    ptx::machine.regions.push_back(
-        {reinterpret_cast<std::uint64_t>(memory_), bytes, ptx::Region::scratch, Bytes(bytes)});
+    const auto kind = is_workspace ? ptx::Region::workspace : ptx::Region::scratch;
+    ptx::machine.regions.push_back({reinterpret_cast<std::uint64_t>(memory_), bytes, kind, Bytes(bytes),
+                                    std::vector<std::uint64_t>(is_workspace ? bytes : 0)});
 #endif
   }
   ~Scratch() {

@@ -107,6 +107,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
   std::memset(memory, value, bytes);
+  for (ptx::Region& region : ptx::machine.regions) {
+    const auto at = reinterpret_cast<std::uint64_t>(memory) - region.begin;
+    if (region.kind == ptx::Region::workspace && at < region.bytes) std::fill_n(region.written.begin() + at, bytes, 1);
+  }
   return cudaSuccess;
 }
 const char* cudaGetErrorString(cudaError_t) { return "an error"; }
@@ -132,6 +136,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
   }
   if (total > 32764) return cudaErrorInvalidValue;
   ptx::machine.last = {};
+  ++ptx::machine.launches;
   ptx::run(*kernel, grid.x, block.x);
   return cudaSuccess;
 }

@@ -285,6 +285,8 @@ static const bool known = add({{"{name}", run, sizeof(State), {symbols.shared_by
 def translate(text: str) -> dict[str, str]:
     """By name, C++ of every kernel in a PTX file."""
     text = re.sub(r"//[^\n]*", "", text)
+    text = re.sub(r"\{ \.reg \.b32 tmp; mov\.b64 \{tmp, (%r\d+)\}, (%rd\d+); \}", r"mov.b64 {_, \1}, \2;", text)
+    text = re.sub(r"\{ \.reg \.b32 tmp; mov\.b64 \{(%r\d+), tmp\}, (%rd\d+); \}", r"mov.b64 {\1, _}, \2;", text)
     pattern = r"\.entry\s+(\w+)\(\s*(.*?)\)\s*((?:\.\w+[^{]*)?)\{(.*?)\n\}"
     outside = Symbols()
     for line in filter(None, (one.strip() for one in re.sub(pattern, "", text, flags=re.DOTALL).split("\n"))):

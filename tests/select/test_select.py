@@ -125,19 +125,46 @@ def test_the_same_by_torchs_operators(rng):
 
 
 @pytest.mark.gpu
-def test_on_a_device(rng):
-    for _ in range(30):
-        case = Case(rng)
-        random = torch.Generator().manual_seed(rng.randrange(2**31))
-        case.logits = torch.randn(case.logits.shape, generator=random) - 1
-        wanted, on_device = select(case.logits, level_sizes=case.sizes, **case.options()), case.logits.cuda()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_on_a_device(dtype, rng):
+    """The scores of torch's own operators there; and of equal ones, each somewhere that has it, and no place twice."""
+    for k in range(60):
+        case = Case(rng, dtype, "cuda")
+        case.k = rng.choice([1, 7, 100, 1000, 4096])
+        if k % 4 == 0:
+            case.logits[:, ::3] = rng.choice([NAN, INF, -INF, -0.0])
+        parts, options = (case.logits, {"level_sizes": case.sizes}), case.options()
+        if k % 2:
+            parts, options = (case.levels(),), options | {"num_classes": case.classes}
         torch.cuda.set_sync_debug_mode("error")
         try:
-            got = select(on_device, level_sizes=case.sizes, **case.options())
+            got = select(parts[0], **options, **(parts[1] if len(parts) > 1 else {}))
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        assert torch.equal(got.counts.cpu(), wanted.counts)
-        torch.testing.assert_close(got.scores.cpu(), wanted.scores, rtol=1e-6, atol=1e-7)
+        clean = torch.where(case.logits.isnan(), -INF, case.logits)  # torch's topk takes what is no number for the most
+        wanted = _by_torch([clean], case.sizes, case.classes, max(case.threshold, 0.0), case.k)
+        if case.threshold < 0:
+            continue
+        assert torch.equal(got.counts, wanted[3])
+        assert torch.equal(got.scores, wanted[0])
+        for i, count in enumerate(got.counts.tolist()):
+            index, labels = got.indices[i, :count], got.labels[i, :count]
+            assert torch.equal(case.logits[i, index, labels].sigmoid(), got.scores[i, :count])
+            assert len((index * case.classes + labels).unique()) == count
+            assert bool((got.labels[i, count:] == -1).all() and (got.indices[i, count:] == 0).all())
+
+
+@pytest.mark.gpu
+def test_equal_scores_on_a_device_come_in_their_order():
+    logits = torch.zeros(2, 9000, 3, device="cuda")
+    logits[1, 4000:] = -9.0
+    got = select(logits, level_sizes=[3000, 6000], topk_per_level=4000)
+    every = torch.arange(4000, device="cuda")
+    for image, level, begin, count in ((0, 0, 0, 4000), (0, 1, 3000, 4000), (1, 0, 0, 4000), (1, 1, 3000, 3000)):
+        at = slice(4000 * level, 4000 * level + count)
+        assert torch.equal(got.indices[image, at], begin + every[:count] // 3)
+        assert torch.equal(got.labels[image, at], every[:count] % 3)
+    assert got.counts.tolist() == [8000, 7000]
 
 
 @pytest.mark.quick
