@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from allocators import finish, parse, print_about
-from device_times import on_device
+from device_times import kernels_line, on_device
 from timing import interleaved, medians
 from torch import Tensor
 
@@ -148,8 +148,7 @@ def main() -> None:
             cells += [f"{ratio:12.2f}" if ratio else f"{'-':>12}" for ratio in ratios]
             print(f"{name:>12} {'{}x{}'.format(*shape):>9}" + "".join(cells), flush=True)
             if kernels:
-                of_kernels = [f"{1e3 * kernels[of]:12.3f}" if of in kernels else f"{'-':>12}" for of in COLUMNS]
-                print(f"{'kernels':>22}" + "".join(of_kernels), flush=True)
+                print(kernels_line(kernels, COLUMNS, 22, 12, 1e-3), flush=True)
     finish(options, __file__, rows)
 
 

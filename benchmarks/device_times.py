@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -96,6 +96,12 @@ def on_device(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]
         return {}
     profiled(next(iter(functions.values())))  # the first one starts the profiler
     return {name: kernel_seconds(function) for name, function in functions.items()}
+
+
+def kernels_line(kernels: Mapping[str, float], columns: Sequence[str], indent: int, width: int, unit: float) -> str:
+    """Below a row of a table, what of it the kernels take."""
+    cells = [f"{kernels[name] / unit:{width}.3f}" if name in kernels else f"{'-':>{width}}" for name in columns]
+    return f"{'kernels':>{indent}}" + "".join(cells)
 
 
 def calls_in_flight(kernels: float) -> int:

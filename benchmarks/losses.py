@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from allocators import finish, parse, print_about
-from device_times import on_device
+from device_times import kernels_line, on_device
 from matching import coco_boxes, peak_megabytes
 from timing import interleaved, medians
 from torch import Tensor
@@ -167,10 +167,7 @@ def main() -> None:
         cells = [f"{m[name]:12.2f}" if m.get(name) else f"{'-':>12}" for name in [*COLUMNS, *list(m)[-3:]]]
         print(f"{'{}x{}'.format(*shape):>10}" + "".join(cells), flush=True)
         if kernels:
-            of_kernels = "".join(
-                f"{1e3 * kernels[name]:12.3f}" if name in kernels else f"{'-':>12}" for name in COLUMNS
-            )
-            print(f"{'kernels':>10}{of_kernels}", flush=True)
+            print(kernels_line(kernels, COLUMNS, 10, 12, 1e-3), flush=True)
     peaks = {}
     for name in ("anchor_ext", "stock") if not options.quick and "GLIBC_TUNABLES" not in os.environ else ():
         code = f"import losses; losses.one_peak({name!r}, (640, 832), {str(device)!r})"

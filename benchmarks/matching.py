@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_times import on_device
+from device_times import kernels_line, on_device
 from timing import hardware, interleaved, medians, versions
 from torch import Tensor
 
@@ -134,8 +134,7 @@ def measure(device: torch.device, shapes: list, counts: list, rounds: dict, comp
             rows.append({"image_shape": shape, "boxes": count, "seconds": seconds, "kernels": kernels})
             print(table_row(rows[-1]), flush=True)
             if kernels:
-                of_kernels = [f"{1e6 * kernels[name]:14.1f}" if name in kernels else f"{'-':>14}" for name in COLUMNS]
-                print(f"{'kernels':>17}" + "".join(of_kernels), flush=True)
+                print(kernels_line(kernels, COLUMNS, 17, 14, 1e-6), flush=True)
     return rows
 
 

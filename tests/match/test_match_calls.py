@@ -158,7 +158,7 @@ def test_launches():
 
 def test_memory():
     """8 bytes per anchor beside the result: no matrix, and no anchors."""
-    code = "import sys, matching; matching.one_peak('anchor_ext', (2160, 3840), 'cpu')"
+    code = "import sys, matching; matching.print_peak('anchor_ext', (2160, 3840), 500)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), *sys.path])}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     if "clear_refs" in run.stderr:
