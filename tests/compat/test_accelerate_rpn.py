@@ -17,6 +17,7 @@ from torchvision.models.detection import rpn as stock_rpn  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
 from torchvision.models.detection.backbone_utils import BackboneWithFPN  # noqa: E402
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead  # noqa: E402
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor  # noqa: E402
 from torchvision.models.resnet import BasicBlock, ResNet  # noqa: E402
 from torchvision.ops import MultiScaleRoIAlign  # noqa: E402
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool  # noqa: E402
@@ -68,6 +69,10 @@ def batch(kind="FasterRCNN", count=3):
             target["keypoints"] = torch.cat([inside, torch.ones(len(boxes), 17, 1)], dim=2)
         targets.append(target)
     return images, targets
+
+
+def giou(boxes, anchors):
+    return stock_rpn.box_ops.generalized_box_iou(boxes, anchors)
 
 
 def both(kind="FasterRCNN", change=lambda model: None, **options):
@@ -132,7 +137,8 @@ def proposals_of(model, training=False):
 
 def assert_proposes_alike(model, stock, training=False):
     (got, given), (wanted, wanted_given) = proposals_of(model, training), proposals_of(stock, training)
-    for one, other in zip([*got, *(boxes for boxes, _, _ in given)], [*wanted, *(b for b, _, _ in wanted_given)]):
+    got, wanted = [*got, *(boxes for boxes, _, _ in given)], [*wanted, *(boxes for boxes, _, _ in wanted_given)]
+    for one, other in zip(got, wanted, strict=True):
         assert one.shape == other.shape and len(one) > 0 and not one.requires_grad
         torch.testing.assert_close(one, other, rtol=1e-6, atol=2e-5)
     for (_, scores, levels), (_, wanted_scores, wanted_levels) in zip(given, wanted_given, strict=True):
@@ -141,7 +147,7 @@ def assert_proposes_alike(model, stock, training=False):
 
 @pytest.mark.quick
 def test_alike(one_thread):
-    stock, model, report = both(num_classes=None)
+    stock, model, report = both()
     assert report.replaced == PARTS and not report.left
     assert isinstance(model, detection.FasterRCNN) and isinstance(model.rpn, stock_rpn.RegionProposalNetwork)
     assert type(model.rpn.anchor_generator) is AnchorGenerator
@@ -160,11 +166,28 @@ def test_proposals_are_alike(training, one_thread):
             torch.testing.assert_close(got["boxes"], wanted["boxes"])
 
 
+def test_the_sampler_sees_the_same_labels(one_thread, monkeypatch):
+    stock, model, _ = both()
+    seen, original = [], det_utils.BalancedPositiveNegativeSampler.__call__
+
+    def watched(self, labels):
+        seen.append(labels)
+        return original(self, labels)
+
+    monkeypatch.setattr(det_utils.BalancedPositiveNegativeSampler, "__call__", watched)
+    images, targets = batch()
+    for one in (model, stock):
+        losses_of(one, images, targets)
+    for got, wanted in zip(seen[0], seen[2], strict=True):  # beside those of the box head
+        assert got.dtype == wanted.dtype and torch.equal(got, wanted)
+    assert set(torch.cat(seen[0]).tolist()) == {-1.0, 0.0, 1.0} and set(seen[0][1].tolist()) == {0.0}
+
+
 @pytest.mark.parametrize("kind", ["MaskRCNN", "KeypointRCNN"])
 def test_with_masks_and_keypoints(kind, one_thread):
     options = {}
     if kind == "MaskRCNN":
-        options["mask_roi_pool"] = MultiScaleRoIAlign(["0", "1", "2", "3"], 14, 2)
+        options["mask_predictor"] = MaskRCNNPredictor(256, 16, CLASSES)
     else:
         options |= {"num_keypoints": 17, "box_predictor": FastRCNNPredictor(32, 2)}
     stock, model, report = both(kind, **options)
@@ -186,16 +209,14 @@ def test_it_is_really_ours(one_thread, monkeypatch):
     """Nothing is computed for every anchor that is needed for a few."""
     _, model, _ = both()
     rows = {"encode_single": [], "decode_single": [], "__call__": []}
-    for owner, name in ((det_utils.BoxCoder, "encode_single"), (det_utils.BoxCoder, "decode_single")):
+    for owner, name in zip((det_utils.BoxCoder, det_utils.BoxCoder, det_utils.Matcher), rows, strict=True):
         original = getattr(owner, name)
 
-        def watched(self, first, second, original=original, name=name):
-            rows[name].append(len(second))
-            return original(self, first, second)
+        def watched(self, *arguments, original=original, name=name):
+            rows[name].append(arguments[-1].shape[1 if name == "__call__" else 0])
+            return original(self, *arguments)
 
         monkeypatch.setattr(owner, name, watched)
-    matcher = det_utils.Matcher.__call__
-    monkeypatch.setattr(det_utils.Matcher, "__call__", lambda self, x: rows["__call__"].append(x.shape[1]) or matcher(self, x))
 
     def never(*_, **__):
         raise AssertionError("torchvision's own was called")
@@ -255,14 +276,21 @@ def test_scripted_and_compiled(one_thread):
     restore(compiled)
 
 
-def test_inside_of_data_parallel(one_thread, monkeypatch):
-    wrapper = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
-    nn.Module.__init__(wrapper)
-    wrapper.module = detector()
-    assert accelerate(wrapper).replaced == PARTS
-    assert_proposes_alike(wrapper.module, detector())
-    restore(wrapper)
-    assert type(wrapper.module.rpn) is stock_rpn.RegionProposalNetwork
+def test_inside_of_data_parallel(one_thread, tmp_path):
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        wrapper = nn.parallel.DistributedDataParallel(detector(), find_unused_parameters=True)
+        assert accelerate(wrapper).replaced == PARTS
+        images, targets = batch()
+        losses, _, _ = losses_of(wrapper, images, targets)
+        wanted, _, _ = losses_of(detector(), images, targets)
+        for name, loss in wanted.items():
+            torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
+        restore(wrapper)
+        assert type(wrapper.module.rpn) is stock_rpn.RegionProposalNetwork
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_what_is_not_known_is_left(one_thread):
@@ -284,7 +312,7 @@ def test_what_is_not_known_is_left(one_thread):
     cases = {
         "proposal_matcher is a Matcher": lambda model: setattr(model.rpn, "proposal_matcher", Matcher(0.7, 0.3, True)),
         "fg_bg_sampler is a Sampler": lambda model: setattr(model.rpn, "fg_bg_sampler", Sampler(64, 0.5)),
-        "box_similarity is another": lambda model: setattr(model.rpn, "box_similarity", lambda a, b: det_utils and giou(a, b)),
+        "box_similarity is another": lambda model: setattr(model.rpn, "box_similarity", giou),
         "box_coder is a Coder": lambda model: setattr(model.rpn, "box_coder", Coder((1.0, 1.0, 1.0, 1.0))),
         "they need the anchors": generator,
     }
@@ -300,20 +328,16 @@ def test_what_is_not_known_is_left(one_thread):
         assert type(model.rpn.anchor_generator) is type(stock.rpn.anchor_generator)
 
 
-def giou(boxes, anchors):
-    return detection.rpn.box_ops.generalized_box_iou(boxes, anchors)
-
-
 @pytest.mark.parametrize("name", ["forward", "assign_targets_to_anchors", "filter_proposals", "compute_loss"])
 def test_what_is_refused(name):
     def own(self, *arguments):
         return getattr(stock_rpn.RegionProposalNetwork, name)(self, *arguments)
 
     model = detector()
-    model.rpn.__class__ = Own = type("Own", (stock_rpn.RegionProposalNetwork,), {name: own})
+    model.rpn.__class__ = type("Own", (stock_rpn.RegionProposalNetwork,), {name: own})
     with pytest.raises(ValueError, match=rf"Own.{name} is 'overridden'; expected torchvision's own"):
         accelerate(model)
-    assert type(model) is detection.FasterRCNN and type(model.rpn) is Own
+    assert type(model) is detection.FasterRCNN and type(model.rpn).__name__ == "Own"
     model = detector()
     setattr(model.rpn, name, lambda *_: None)
     with pytest.raises(ValueError, match=rf"RegionProposalNetwork.{name} is 'overridden'"):
