@@ -1,0 +1,136 @@
+"""torchvision's RetinaNet with anchor_ext in place of what stands around the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import _utils as det_utils
+from torchvision.models.detection import retinanet
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from .. import select
+from ..coders import BoxCoder
+from ..losses import box_loss, focal_loss
+from ._torchvision_swapped import Swapped, drop_in, must_not_override, swap, why_not_ours
+
+__all__ = ["accelerate"]
+
+_PARTS = ("anchors", "losses", "postprocessing")
+_REPLACED = ("compute_loss", "postprocess_detections")
+
+
+class RetinaNet(Swapped):
+    """The replaced methods."""
+
+    _watches_generator = True
+    anchor_generator: Any
+    proposal_matcher: Any
+    head: Any
+
+    def compute_loss(self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: Any) -> Any:
+        logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
+        boxes, labels = [target["boxes"] for target in targets], [target["labels"] for target in targets]
+        level_shapes, image_shape, dtype = getattr(self.anchor_generator, "recent", ([], None, None))
+        # Anchors of 16 bits, under autocast, are rounded as torchvision rounds them: its own way is taken.
+        exact = dtype == torch.float32 and all(own.dtype == torch.float32 for own in boxes)
+        stays = "losses" not in self._accelerated.parts or _why_losses_stay(self, self.anchor_generator)
+        if not exact or stays:  # also what was changed since
+            return super().compute_loss(targets, head_outputs, anchors)  # type: ignore[misc]
+        grid, matcher, regression = self.anchor_generator.grid, self.proposal_matcher, self.head.regression_head
+        matched = grid.match(
+            boxes,
+            level_shapes,
+            image_shape=image_shape,
+            high=matcher.high_threshold,
+            low=matcher.low_threshold,
+            allow_low_quality=matcher.allow_low_quality_matches,
+        )
+        return {
+            "classification": focal_loss(logits, matched, labels),
+            "bbox_regression": box_loss(
+                deltas,
+                matched,
+                boxes,
+                grid,
+                image_shape,
+                level_shapes=level_shapes,
+                kind=regression._loss_type,
+                beta=1.0,
+                coder=BoxCoder.torchvision(regression.box_coder.weights, regression.box_coder.bbox_xform_clip),
+            ),
+        }
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
+    ) -> Any:
+        # Scores that are selected have no gradient, which torchvision's have.
+        with_gradient = torch.is_grad_enabled() and any(level.requires_grad for level in head_outputs["cls_logits"])
+        own_coder = type(self.box_coder) is not det_utils.BoxCoder  # type: ignore[attr-defined]
+        if "postprocessing" not in self._accelerated.parts or with_gradient or own_coder:
+            return super().postprocess_detections(head_outputs, anchors, image_shapes)  # type: ignore[misc]
+        found = select(
+            head_outputs["cls_logits"],
+            score_threshold=self.score_thresh,  # type: ignore[attr-defined]
+            topk_per_level=self.topk_candidates,  # type: ignore[attr-defined]
+        )
+        deltas = torch.cat(head_outputs["bbox_regression"], dim=1)
+        deltas = deltas.gather(1, found.indices[..., None].expand(-1, -1, 4))
+        own = torch.cat(anchors[0])[found.indices]  # of every image the same
+        decoded = self.box_coder.decode_single(deltas.flatten(0, 1), own.flatten(0, 1))  # type: ignore[attr-defined]
+        clipped = [
+            clip_boxes_to_image(boxes, shape)
+            for boxes, shape in zip(decoded.view(deltas.shape), image_shapes, strict=True)
+        ]
+        detections = []
+        for i, count in enumerate(found.counts.tolist()):  # the only wait for a device before those inside nms
+            boxes, scores, labels = clipped[i][:count], found.scores[i, :count], found.labels[i, :count]
+            keep = batched_nms(boxes, scores, labels, self.nms_thresh)  # type: ignore[attr-defined]
+            keep = keep[: self.detections_per_img]  # type: ignore[attr-defined]
+            detections.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
+        return detections
+
+
+# What an instance may have of its own in place of its class's.
+_OWN = frozenset(("compute_loss", "forward", "__call__"))
+
+
+def _why_losses_stay(model: Any, generator: Any) -> str:
+    if why := why_not_ours(generator):
+        return why
+    head = model.head
+    parts = {
+        "head": (head, retinanet.RetinaNetHead),
+        "head.classification_head": (getattr(head, "classification_head", None), retinanet.RetinaNetClassificationHead),
+        "head.regression_head": (getattr(head, "regression_head", None), retinanet.RetinaNetRegressionHead),
+        "proposal_matcher": (model.proposal_matcher, det_utils.Matcher),
+    }
+    for name, (part, expected) in parts.items():
+        if type(part) is not expected or not _OWN.isdisjoint(vars(part)):
+            return f"{name} is a {type(part).__name__} of its own; expected torchvision's {expected.__name__}"
+    regression = head.regression_head
+    if model.proposal_matcher.BETWEEN_THRESHOLDS != -2 or head.classification_head.BETWEEN_THRESHOLDS != -2:
+        return "BETWEEN_THRESHOLDS is another than -2"
+    if type(regression.box_coder) is not det_utils.BoxCoder:
+        return f"head.regression_head.box_coder is a {type(regression.box_coder).__name__}; expected BoxCoder"
+    if regression._loss_type not in ("l1", "smooth_l1", "giou"):
+        return f"the box loss is {regression._loss_type}; expected l1, smooth_l1 or giou"
+    return ""
+
+
+def accelerate(model: Any) -> dict[str, str | None]:
+    """Changes the model; every part with a reason why it is left, or None."""
+    must_not_override(model, retinanet.RetinaNet, _REPLACED)
+    left: dict[str, str] = {}
+    generator = drop_in(model.anchor_generator)
+    if isinstance(generator, str):
+        left["anchors"] = generator
+        left["losses"] = "they need the anchors"
+        generator = model.anchor_generator
+    elif why := _why_losses_stay(model, generator):
+        left["losses"] = why
+    if type(model.box_coder) is not det_utils.BoxCoder:
+        left["postprocessing"] = f"box_coder is a {type(model.box_coder).__name__}; expected torchvision's BoxCoder"
+    swap(model, RetinaNet, generator, [part for part in _PARTS if part not in left])
+    return {part: left.get(part) for part in _PARTS}
