@@ -2,7 +2,7 @@
 
     python benchmarks/detectors.py [--device cpu|cuda] [--models NAMES] [--counts COUNTS] [--quick] [--json FILE]
 
-Seconds per step of two images, forward and backward, in train mode; and of detecting in two images. "outside" is what
+Milliseconds per step of two images, forward and backward, in train mode; and of detecting in two images. "outside" is what
 stands around the network: anchors, matching, losses and their gradients, or candidates, boxes and non-maximum
 suppression; of Faster R-CNN around the region proposal network alone. It is timed apart, with the outputs of the
 network as they are; its limit is to read them once, in a step also to write their gradients. Operators and waits are
@@ -261,8 +261,8 @@ def line(row: dict[str, Any]) -> str:
         if not m:
             cells.append(f"{'-':>9}{'-':>9}{'-':>7}")
             continue
-        cells.append(f"{m['stock']:9.3f}{m['anchor_ext']:9.3f}{m['stock'] / m['anchor_ext']:7.2f}")
-    cells.append(f"{m['limit']:9.4f}")
+        cells.append(f"{1e3 * m['stock']:9.1f}{1e3 * m['anchor_ext']:9.1f}{m['stock'] / m['anchor_ext']:7.2f}")
+    cells.append(f"{1e3 * m['limit']:8.2f}")
     for values in (row["peaks"], *({of: c[key] for of, c in row["counts"].items()} for key in ("operators", "waits"))):
         cells += ["-".rjust(7) if value is None else f"{value:7.0f}" for value in values.values()]
     return where + "".join(cells)
@@ -282,9 +282,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print_about(device)
-    heads = [f"{of:>9}{'ours':>9}{'ratio':>7}" for of in ("step, s", "outside")]
+    heads = [f"{of:>9}{'ours':>9}{'ratio':>7}" for of in ("whole", "outside")]
     counts = [f"{of:>7}{'ours':>7}" for of in ("MB", "ops", "waits")]
-    print(f"{'':>36}" + "".join(heads) + f"{'limit':>9}" + "".join(counts))
+    print(f"{'':>36}" + "".join(heads) + f"{'limit':>8}" + "".join(counts))
     models = options.models.split(",")
     shapes = [tuple(int(side) for side in shape.split("x")) for shape in options.shapes.split(",")]
     boxes = [int(count) for count in options.counts.split(",")]

@@ -8,6 +8,8 @@ root=$PWD
 PYTHON=${PYTHON:-python3}
 OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
 LIMIT=${LIMIT:-580}
+TESTS=("$@")  # files or folders, where not all
+[ $# -gt 0 ] || TESTS=("$root/tests")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 site=$work/site
@@ -59,7 +61,7 @@ if [ -e "$work/run_cases" ]; then
   step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
 fi
 step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers \
-  -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -m gpu "$root/tests" &
+  -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -m gpu "${TESTS[@]}" &
 for tool in memcheck initcheck racecheck; do
   step "compute-sanitizer $tool" 200 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
     --report-api-errors no --error-exitcode 1 "$PYTHON" "$root/tests/sanitized.py" &
@@ -69,6 +71,7 @@ wait
 timings losses 40
 timings boxes 40
 timings matching 100
+timings detectors 120 --models retinanet50,fasterrcnn50 --counts 20,500
 timings graphs 60
 timings dialects 60 --threads 1 --no-compile
 step "timings: bench" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"

@@ -107,7 +107,7 @@ def _why_losses_stay(model: Any, generator: Any) -> str:
         "proposal_matcher": (model.proposal_matcher, det_utils.Matcher),
     }
     for name, (part, expected) in parts.items():
-        if type(part) is not expected or not _OWN.isdisjoint(vars(part)):
+        if type(part) is not expected or any(name in vars(part) for name in _OWN):
             return f"{name} is a {type(part).__name__} of its own; expected torchvision's {expected.__name__}"
     regression = head.regression_head
     if model.proposal_matcher.BETWEEN_THRESHOLDS != -2 or head.classification_head.BETWEEN_THRESHOLDS != -2:

@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 pytestmark = pytest.mark.peers
 detection = pytest.importorskip("torchvision.models.detection")
@@ -15,6 +16,7 @@ detection = pytest.importorskip("torchvision.models.detection")
 from torchvision.models.detection import _utils as det_utils  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
 from torchvision.models.detection.backbone_utils import BackboneWithFPN  # noqa: E402
+from torchvision.models.detection.image_list import ImageList  # noqa: E402
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead, _default_anchorgen  # noqa: E402
 from torchvision.models.resnet import BasicBlock, ResNet  # noqa: E402
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
@@ -156,23 +158,90 @@ def test_scripted_and_compiled(one_thread):
     assert_detects_alike(compiled, stock)
 
 
-def test_the_loss_and_the_candidates_are_one_graph(one_thread):
+class Around:
+    """What stands around the network, and its outputs as leaves; of another device or kind where `to` makes them so."""
+
+    def __init__(self, model, to=lambda tensor: tensor):
+        images, targets = batch()
+        model.train()
+        with torch.no_grad():
+            together, own = model.transform(images, targets)
+            features = list(model.backbone(together.tensors).values())
+            outputs = model.head(features)
+        self.images = ImageList(to(together.tensors), together.image_sizes)
+        self.features = [to(feature) for feature in features]
+        self.outputs = {name: to(output).requires_grad_() for name, output in outputs.items()}
+        self.targets = [{name: to(tensor) for name, tensor in target.items()} for target in own]
+
+    def losses(self, model):
+        return model.compute_loss(self.targets, self.outputs, model.anchor_generator(self.images, self.features))
+
+    def gradients(self, model):
+        return torch.autograd.grad(sum(self.losses(model).values()), list(self.outputs.values()))
+
+    @torch.no_grad()
+    def detections(self, model):
+        sizes = [feature.shape[-2] * feature.shape[-1] * 9 for feature in self.features]
+        anchors = [list(own.split(sizes)) for own in model.anchor_generator(self.images, self.features)]
+        outputs = {name: list(output.detach().split(sizes, dim=1)) for name, output in self.outputs.items()}
+        return model.postprocess_detections(outputs, anchors, self.images.image_sizes)
+
+
+def test_the_loss_is_one_graph(one_thread):
     torch.compiler.reset()
-    model = retinanet()
+    stock, model = retinanet(), retinanet()
     accelerate(model)
-    images, targets = batch()
-    model.train()
-    together, own = model.transform(images, targets)
-    features = list(model.backbone(together.tensors).values())
-    outputs = {name: value.detach() for name, value in model.head(features).items()}
-    anchors = model.anchor_generator(together, features)
+    around = Around(model)
+    anchors = model.anchor_generator(around.images, around.features)
 
     def loss(outputs, targets):
         return model.compute_loss(targets, outputs, anchors)
 
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    got, wanted = compiled(outputs, own), loss(outputs, own)
+    got, wanted = compiled(around.outputs, around.targets), loss(around.outputs, around.targets)
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    torch.compiler.reset()
+    breaks = torch._dynamo.explain(stock.compute_loss)(around.targets, around.outputs, anchors).graph_break_count
+    assert breaks > 0  # where the stock one has some
+
+
+@pytest.mark.quick
+def test_nothing_waits(one_thread):
+    """Tensors without data: an operator that needs some, or whose shape hangs on them, raises."""
+    stock, model = retinanet(), retinanet()
+    accelerate(model)
+    needs_data = (DataDependentOutputException, DynamicOutputShapeException)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    around = Around(model, mode.from_tensor)
+    with mode:
+        assert len(around.gradients(model)) == 2
+        with pytest.raises(needs_data) as raised:  # how many candidates there are, where suppression begins
+            around.detections(model)
+        line = next(str(entry.statement) for entry in reversed(raised.traceback) if "compat" in str(entry.path))
+        assert "counts.tolist()" in line
+        with pytest.raises(needs_data):
+            around.gradients(stock)
+
+
+@pytest.mark.gpu
+def test_on_a_device():
+    stock, model = retinanet().cuda(), retinanet().cuda()
+    accelerate(model)
+    around = Around(retinanet(), lambda tensor: tensor.cuda())
+    losses, wanted = around.losses(model), around.losses(stock)
+    for name, loss in wanted.items():
+        torch.testing.assert_close(losses[name], loss, rtol=1e-5, atol=1e-7)
+    for got, expected in zip(around.detections(model), around.detections(stock), strict=True):
+        assert len(expected["scores"]) > 0
+        assert torch.equal(got["scores"], expected["scores"]) and torch.equal(got["labels"], expected["labels"])
+        torch.testing.assert_close(got["boxes"], expected["boxes"], rtol=1e-6, atol=2e-5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        around.gradients(model)
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            around.gradients(stock)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_is_not_known_is_left(one_thread):
