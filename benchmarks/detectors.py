@@ -2,11 +2,11 @@
 
     python benchmarks/detectors.py [--device cpu|cuda] [--models NAMES] [--counts COUNTS] [--quick] [--json FILE]
 
-Milliseconds per step of two images, forward and backward, in train mode; and of detecting in two images. "outside" is what
-stands around the network: anchors, matching, losses and their gradients, or candidates, boxes and non-maximum
+Milliseconds per step of two images, forward and backward, in train mode; and of detecting in two images. "outside" is
+what stands around the network: anchors, matching, losses and their gradients, or candidates, boxes and non-maximum
 suppression; of Faster R-CNN around the region proposal network alone. It is timed apart, with the outputs of the
 network as they are; its limit is to read them once, in a step also to write their gradients. Operators and waits are
-those of one call, outside; a wait is an operator whose result the host or a shape needs. Peaks are of what a step takes
+those of one call, outside; a wait is an operator whose result the host or a shape needs. Peaks are of what it takes
 beside what was there: on CUDA the allocator's, on the CPU the process's. Nothing is timed whose losses differ by more
 than 1e-5, or whose scores do.
 """
@@ -91,7 +91,7 @@ class Outside:
     def losses(self, model: Any) -> dict[str, Tensor]:
         model.train()
         if self.is_rpn:
-            with swapped(model.rpn, "head", self.network):
+            with Swapped(model.rpn, "head", self.network):
                 return dict(model.rpn(self.images, dict(enumerate(self.features)), self.targets)[1])
         anchors = model.anchor_generator(self.images, self.features)
         return dict(model.compute_loss(self.targets, self.outputs, anchors))
@@ -104,7 +104,7 @@ class Outside:
     def detect(self, model: Any) -> Any:
         model.eval()
         if self.is_rpn:
-            with swapped(model.rpn, "head", self.network):
+            with Swapped(model.rpn, "head", self.network):
                 return model.rpn(self.images, dict(enumerate(self.features)))[0]
         anchors = model.anchor_generator(self.images, self.features)
         sizes = [level.shape[-2] * level.shape[-1] * 9 for level in self.features]
@@ -117,7 +117,7 @@ class Outside:
             leaf.detach().clone() if gradients else leaf.detach().max()
 
 
-class swapped:
+class Swapped:
     """A part of a module replaced for a while."""
 
     def __init__(self, module: nn.Module, name: str, by: nn.Module) -> None:

@@ -8,7 +8,7 @@ root=$PWD
 PYTHON=${PYTHON:-python3}
 OUT=$(mkdir -p "${OUT:-out/gpu}" && cd "${OUT:-out/gpu}" && pwd)
 LIMIT=${LIMIT:-580}
-TESTS=("$@")  # files or folders, where not all
+TESTS=("${@/#/$root/}")  # files or folders, where not all
 [ $# -gt 0 ] || TESTS=("$root/tests")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
