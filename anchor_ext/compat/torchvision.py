@@ -404,22 +404,23 @@ def _quotient(name: str) -> str:
 
 
 def accelerate(model: nn.Module) -> Any:
-    """Replaces, in a RetinaNet of torchvision's, what stands around the network: anchors, matching, both losses, and
-    post-processing up to non-maximum suppression.
+    """Replaces, in a detector of torchvision's, what stands around the network: in a RetinaNet anchors, matching, both
+    losses, and post-processing up to non-maximum suppression; in a FasterRCNN, MaskRCNN or KeypointRCNN the same of
+    its `rpn`; in an SSD default boxes and matching.
 
     The model stays the same object, with the same parameters and the same `state_dict`. What it gives stays the same:
     matches, scores and labels are equal, boxes to a unit or two in the last place, losses to 1e-6. docs/accelerate.md
     says what is replaced, and what is left.
 
     Args:
-        model: a `RetinaNet`, also inside of torch.compile's or DistributedDataParallel's wrapper. A model that is
+        model: the detector, also inside of torch.compile's or DistributedDataParallel's wrapper. A model that is
             accelerated already is accelerated anew.
 
     Returns:
         An object with `replaced`, the names of the parts, and `left`, the others with a reason each.
 
     Raises:
-        CompatError: `model` is no RetinaNet of torchvision's, or its class overrides what would be replaced.
+        CompatError: `model` is none of these detectors, or its class overrides what would be replaced.
     """
     from ._torchvision_accelerate import accelerate
 

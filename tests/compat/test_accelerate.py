@@ -152,6 +152,7 @@ def test_scripted_and_compiled(one_thread):
     scripted, scripted_stock = torch.jit.script(model), torch.jit.script(stock)
     for got, wanted in zip(scripted(images)[1], scripted_stock(images)[1], strict=True):
         assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    assert type(model.anchor_generator) is AnchorGenerator  # it stays accelerated
     assert_detects_alike(model, stock)
     compiled = torch.compile(retinanet(), backend="eager")
     assert accelerate(compiled).replaced

@@ -71,10 +71,6 @@ def batch(kind="FasterRCNN", count=3):
     return images, targets
 
 
-def giou(boxes, anchors):
-    return stock_rpn.box_ops.generalized_box_iou(boxes, anchors)
-
-
 def both(kind="FasterRCNN", change=lambda model: None, **options):
     """A stock detector and an accelerated one, and the report."""
     stock = detector(kind, **options)
@@ -104,6 +100,13 @@ def assert_trains_alike(model, stock, kind="FasterRCNN"):
     assert grads.keys() == wanted_grads.keys()
     for name, grad in wanted_grads.items():
         assert float((grads[name] - grad).norm()) <= 1e-4 * float(grad.norm()) + 1e-7, name
+
+
+def assert_losses_alike(model, stock, images, targets):
+    (losses, _, drawn), (wanted, _, wanted_drawn) = losses_of(model, images, targets), losses_of(stock, images, targets)
+    assert drawn == wanted_drawn and list(losses) == list(wanted)
+    for name, loss in wanted.items():
+        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
 
 
 def assert_detects_alike(model, stock):
@@ -200,9 +203,7 @@ def test_without_any_box(one_thread):
     stock, model, _ = both()
     images, _ = batch()
     targets = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * 3
-    (losses, _, _), (wanted, _, _) = losses_of(model, images, targets), losses_of(stock, images, targets)
-    for name, loss in wanted.items():
-        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
+    assert_losses_alike(model, stock, images, targets)
 
 
 def test_it_is_really_ours(one_thread, monkeypatch):
@@ -283,122 +284,11 @@ def test_inside_of_data_parallel(one_thread, tmp_path):
         wrapper = nn.parallel.DistributedDataParallel(detector(), find_unused_parameters=True)
         assert accelerate(wrapper).replaced == PARTS
         images, targets = batch()
-        losses, _, _ = losses_of(wrapper, images, targets)
-        wanted, _, _ = losses_of(detector(), images, targets)
-        for name, loss in wanted.items():
-            torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
+        assert_losses_alike(wrapper, detector(), images, targets)
         restore(wrapper)
         assert type(wrapper.module.rpn) is stock_rpn.RegionProposalNetwork
     finally:
         distributed.destroy_process_group()
-
-
-def test_what_is_not_known_is_left(one_thread):
-    class Matcher(det_utils.Matcher):
-        pass
-
-    class Sampler(det_utils.BalancedPositiveNegativeSampler):
-        pass
-
-    class Coder(det_utils.BoxCoder):
-        pass
-
-    class Generator(Original):
-        pass
-
-    def generator(model):
-        model.rpn.anchor_generator = Generator(model.rpn.anchor_generator.sizes, ((0.5, 1.0, 2.0),) * 5)
-
-    cases = {
-        "proposal_matcher is a Matcher": lambda model: setattr(model.rpn, "proposal_matcher", Matcher(0.7, 0.3, True)),
-        "fg_bg_sampler is a Sampler": lambda model: setattr(model.rpn, "fg_bg_sampler", Sampler(64, 0.5)),
-        "box_similarity is another": lambda model: setattr(model.rpn, "box_similarity", giou),
-        "box_coder is a Coder": lambda model: setattr(model.rpn, "box_coder", Coder((1.0, 1.0, 1.0, 1.0))),
-        "they need the anchors": generator,
-    }
-    for why, change in cases.items():
-        stock, model, report = both(change=change)
-        assert why in report.left["losses"]
-        assert report.replaced == tuple(part for part in PARTS if part not in report.left)
-        assert ("proposals" in report.replaced) == ("Coder" not in why)
-        assert ("anchors" in report.replaced) == ("anchors" not in why)
-        assert_trains_alike(model, stock)
-        assert_detects_alike(model, stock)
-        restore(model)
-        assert type(model.rpn.anchor_generator) is type(stock.rpn.anchor_generator)
-
-
-@pytest.mark.parametrize("name", ["forward", "assign_targets_to_anchors", "filter_proposals", "compute_loss"])
-def test_what_is_refused(name):
-    def own(self, *arguments):
-        return getattr(stock_rpn.RegionProposalNetwork, name)(self, *arguments)
-
-    model = detector()
-    model.rpn.__class__ = type("Own", (stock_rpn.RegionProposalNetwork,), {name: own})
-    with pytest.raises(ValueError, match=rf"Own.{name} is 'overridden'; expected torchvision's own"):
-        accelerate(model)
-    assert type(model) is detection.FasterRCNN and type(model.rpn).__name__ == "Own"
-    model = detector()
-    setattr(model.rpn, name, lambda *_: None)
-    with pytest.raises(ValueError, match=rf"RegionProposalNetwork.{name} is 'overridden'"):
-        accelerate(model)
-
-
-def test_other_networks_for_proposals_are_refused():
-    model = detector()
-    model.rpn.__class__ = type("Own", (stock_rpn.RegionProposalNetwork,), {})
-    with pytest.raises(ValueError, match=r"model.rpn is 'Own'; expected exactly torchvision's RegionProposalNetwork"):
-        accelerate(model)
-    model.rpn = nn.Identity()
-    with pytest.raises(ValueError, match=r"model.rpn is 'Identity'; expected torchvision's RegionProposalNetwork"):
-        accelerate(model)
-    with pytest.raises(ValueError, match="model is 'FCOS'; expected a RetinaNet of torchvision's, or its FasterRCNN"):
-        accelerate(detection.FCOS.__new__(detection.FCOS))
-
-
-def test_what_is_changed_since_counts(one_thread):
-    stock, model, _ = both()
-    changes = {
-        "nms_thresh": 0.3,
-        "score_thresh": 0.4,
-        "min_size": 20.0,
-        "_pre_nms_top_n": {"training": 90, "testing": 70},
-        "_post_nms_top_n": {"training": 30, "testing": 20},
-        "proposal_matcher": det_utils.Matcher(0.5, 0.2, False),
-        "fg_bg_sampler": det_utils.BalancedPositiveNegativeSampler(40, 0.25),
-        "box_coder": det_utils.BoxCoder((2.0, 2.0, 1.5, 1.0)),
-        "anchor_generator": Original(((24,), (32,), (64,), (128,), (200,)), ((0.5, 1.0, 1.7),) * 5),
-        "box_similarity": giou,
-    }
-    before, _ = proposals_of(model)
-    for name, value in changes.items():
-        for one in (stock, model):
-            setattr(one.rpn, name, copy.deepcopy(value))
-        assert_proposes_alike(model, stock)
-        assert_trains_alike(model, stock)
-    assert all(len(a) != len(b) for a, b in zip(before, proposals_of(model)[0], strict=True))
-    model.rpn.compute_loss = lambda *_: (torch.ones((), requires_grad=True) * 3,) * 2
-    assert float(losses_of(model, *batch())[0]["loss_rpn_box_reg"]) == 3
-    model.rpn.filter_proposals = lambda proposals, *_: ([torch.zeros(1, 4)] * len(proposals), None)
-    model.eval()
-    assert torch.equal(proposals_of(model)[0][0], torch.zeros(1, 4))
-
-
-def test_other_dtypes_take_torchvisions_way(one_thread):
-    stock, model, _ = both()
-    images, targets = batch()
-    model.train(), stock.train()
-    results = []
-    for one in (model, stock):
-        torch.manual_seed(3)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            results.append(one(images, [dict(target) for target in targets]))
-    for name, loss in results[1].items():
-        torch.testing.assert_close(results[0][name], loss, rtol=1e-5, atol=1e-6)
-    targets = [{**target, "boxes": target["boxes"].double()} for target in targets]
-    (losses, _, _), (wanted, _, _) = losses_of(model, images, targets), losses_of(stock, images, targets)
-    for name, loss in wanted.items():
-        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
 
 
 def test_many_sizes_in_turn(one_thread):
@@ -407,9 +297,7 @@ def test_many_sizes_in_turn(one_thread):
     for k in range(3):
         images = [torch.rand(3, 90 + 17 * k, 140 - 9 * k, generator=random)]
         targets = [{"boxes": torch.tensor([[5.0, 9, 60, 70]]), "labels": torch.tensor([1 + k])}]
-        (losses, _, _), (wanted, _, _) = losses_of(model, images, targets), losses_of(stock, images, targets)
-        for name, loss in wanted.items():
-            torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
+        assert_losses_alike(model, stock, images, targets)
 
 
 def test_without_targets():
