@@ -14,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 site=$work/site
 export PYTHONFAULTHANDLER=1
-workers=$("$PYTHON" -c "import xdist" 2>/dev/null && echo "-n 8" || true)
+workers=$("$PYTHON" -c "import xdist" 2>/dev/null && echo "-n 12" || true)
 
 step() { # name, seconds at most, log, command...
   local start=$SECONDS left=$((LIMIT - SECONDS))
@@ -68,13 +68,13 @@ for tool in memcheck initcheck racecheck; do
 done
 wait
 
-timings losses 40
 timings boxes 40
+timings losses 50
 timings matching 100
 timings detectors 120 --models retinanet50,fasterrcnn50 --counts 20,500
+step "timings: bench" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
 timings graphs 60
 timings dialects 60 --threads 1 --no-compile
-step "timings: bench" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
 
 printf '\n== done (%s s)\n' "$SECONDS"
 if [ ! -e "$work/failed" ]; then echo "gpu: all passed"; else sed 's/^/gpu: FAILED: /' "$work/failed"; exit 1; fi
