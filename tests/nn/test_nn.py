@@ -1,0 +1,161 @@
+"""The two modules do what torchvision's RetinaNet does with the same options."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from anchor_ext import AnchorGrid, Anchors, BoxCoder
+from anchor_ext.nn import RetinaNetLoss, RetinaNetPostprocess
+
+SHAPE, SIZES, CLASSES = (120, 152), [(120, 152), (97, 130)], 6
+ANCHORS = Anchors(pyramid_levels=[3, 4, 5], sizes=[16.0, 32.0, 64.0])
+
+
+class Case:
+    def __init__(self, dtype=torch.float32, as_levels=False):
+        random = torch.Generator().manual_seed(0)
+        self.levels = [torch.randn(2, 9 * CLASSES, *g, generator=random) - 2 for g in ANCHORS.level_shapes(SHAPE)]
+        self.delta_levels = [torch.randn(2, 36, *g, generator=random) * 0.3 for g in ANCHORS.level_shapes(SHAPE)]
+        self.logits, self.deltas = flat(self.levels, CLASSES).to(dtype), flat(self.delta_levels, 4).to(dtype)
+        corners = torch.rand(5, 2, 2, generator=random) * 80
+        boxes = torch.cat([corners.amin(1), corners.amax(1) + 9], dim=1)
+        self.boxes = [boxes, torch.zeros(0, 4)]
+        self.labels = [torch.tensor([0, 5, 2, 2, 1]), torch.zeros(0, dtype=torch.int64)]
+
+
+def flat(levels, each):
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(2, -1, each) for level in levels], dim=1)
+
+
+def stock(**options):
+    detection = pytest.importorskip("torchvision.models.detection")
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    backbone = torch.nn.Conv2d(3, 4, 1)
+    backbone.out_channels = 4
+    return detection.RetinaNet(backbone, CLASSES, AnchorGenerator(((1,),), ((1.0,) * 9,)), **options)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("kind", ["l1", "smooth_l1", "giou"])
+def test_the_losses_of_torchvision(kind):
+    case, model = Case(), stock()
+    model.head.regression_head._loss_type = kind
+    anchors = ANCHORS.generate(SHAPE)[0]
+    targets = [{"boxes": case.boxes[i], "labels": case.labels[i]} for i in range(2)]
+    leaves = [case.logits.requires_grad_(), case.deltas.requires_grad_()]
+    outputs = {"cls_logits": case.logits, "bbox_regression": case.deltas}
+    wanted = model.compute_loss(targets, outputs, [anchors, anchors])
+    module = RetinaNetLoss(ANCHORS, kind=kind, beta=1.0)
+    got = module(*leaves, case.boxes, case.labels, SHAPE)
+    assert got.keys() == wanted.keys()
+    for name, loss in wanted.items():
+        torch.testing.assert_close(got[name], loss, rtol=1e-6, atol=1e-7)
+    for a, b in zip(*(torch.autograd.grad(sum(of.values()), leaves) for of in (got, wanted)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+    of_levels = module(case.levels, case.delta_levels, case.boxes, case.labels, SHAPE)
+    for name, loss in got.items():
+        torch.testing.assert_close(of_levels[name], loss.detach(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.peers
+def test_the_detections_of_torchvision(one_thread):
+    case, model = Case(), stock(score_thresh=0.2, topk_candidates=200, nms_thresh=0.4, detections_per_img=150)
+    sizes = ANCHORS.level_sizes(SHAPE)
+    anchors = list(ANCHORS.generate(SHAPE)[0].split(sizes))
+    outputs = {"cls_logits": list(case.logits.split(sizes, 1)), "bbox_regression": list(case.deltas.split(sizes, 1))}
+    wanted = model.postprocess_detections(outputs, [anchors, anchors], SIZES)
+    options = {"score_threshold": 0.2, "topk_per_level": 200, "nms_threshold": 0.4, "detections_per_image": 150}
+    module = RetinaNetPostprocess(ANCHORS, **options)
+    for logits, deltas in ((case.logits, case.deltas), (case.levels, case.delta_levels)):
+        for got, expected in zip(module(logits, deltas, SHAPE, SIZES), wanted, strict=True):
+            assert len(expected["scores"]) == 150
+            assert torch.equal(got["scores"], expected["scores"]) and torch.equal(got["labels"], expected["labels"])
+            torch.testing.assert_close(got["boxes"], expected["boxes"], rtol=1e-6, atol=2e-5)
+
+
+def test_both_are_one_graph_and_wait_for_nothing():
+    case = Case()
+    loss, after = RetinaNetLoss(ANCHORS, kind="giou"), RetinaNetPostprocess(ANCHORS)
+    arguments = (case.levels, case.delta_levels)
+    for module, more in ((loss, (case.boxes, case.labels, SHAPE)), (after.candidates, (SHAPE, SIZES))):
+        torch.compiler.reset()
+        got = torch.compile(module, backend="eager", fullgraph=True)(*arguments, *more)
+        for a, b in zip(tree_leaves(got), tree_leaves(module(*arguments, *more)), strict=True):
+            assert torch.equal(a, b)
+    mode = FakeTensorMode()
+    fake = [[mode.from_tensor(tensor) for tensor in of] for of in (*arguments, case.boxes, case.labels)]
+    with mode:
+        loss(*fake, SHAPE)
+        after.candidates(*fake[:2], SHAPE)
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            after(*fake[:2], SHAPE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types(dtype):
+    case = Case(dtype)
+    leaves = [case.logits.requires_grad_(), case.deltas.requires_grad_()]
+    losses = RetinaNetLoss(ANCHORS)(*leaves, case.boxes, case.labels, SHAPE)
+    wanted = RetinaNetLoss(ANCHORS)(case.logits.double(), case.deltas.double(), case.boxes, case.labels, SHAPE)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss.double(), wanted[name], rtol=1e-5, atol=1e-6)
+    grads = torch.autograd.grad(sum(losses.values()), leaves)
+    assert all(grad.dtype == dtype and bool(grad.isfinite().all()) for grad in grads)
+
+
+@pytest.mark.quick
+def test_modules_without_a_state():
+    case = Case()
+    loss = RetinaNetLoss(ANCHORS, high=0.6, gamma=1.5, coder=BoxCoder.mmdet(), kind="l1")
+    after = RetinaNetPostprocess(ANCHORS, topk_per_level=50, coder=BoxCoder.mmdet())
+    assert "gamma=1.5" in repr(loss) and "topk_per_level=50" in repr(after)
+    for module, arguments in (
+        (loss, (case.logits, case.deltas, case.boxes, case.labels, SHAPE)),
+        (after.candidates, (case.logits, case.deltas, SHAPE)),
+    ):
+        owner = getattr(module, "__self__", module)
+        assert not owner.state_dict() and not list(owner.parameters())
+        file = io.BytesIO()
+        torch.save(owner, file)
+        file.seek(0)
+        for one in (copy.deepcopy(owner), torch.load(file, weights_only=False)):
+            call = one if module is loss else one.candidates
+            assert str(call(*arguments)) == str(module(*arguments))
+    another = RetinaNetLoss(ANCHORS)(case.logits, case.deltas, case.boxes, case.labels, SHAPE)
+    assert str(another) != str(loss(case.logits, case.deltas, case.boxes, case.labels, SHAPE))
+
+
+BAD = [
+    (lambda: RetinaNetLoss("anchors"), "anchors is 'anchors'; expected Anchors"),
+    (lambda: RetinaNetLoss(AnchorGrid([[[0.0, 0, 1, 1]]], [8])), "anchors is .*; expected Anchors"),
+    (lambda: RetinaNetLoss(ANCHORS, kind="l2"), "kind is 'l2'; expected l1, smooth_l1 or giou"),
+    (lambda: RetinaNetLoss(ANCHORS, high=math.nan), "high is nan"),
+    (lambda: RetinaNetLoss(ANCHORS, alpha=2.0), "alpha is 2.0; expected a number in 0..1"),
+    (lambda: RetinaNetLoss(ANCHORS, coder="torchvision"), "coder is 'torchvision'"),
+    (lambda: RetinaNetPostprocess(None), "anchors is None; expected Anchors"),
+    (lambda: RetinaNetPostprocess(ANCHORS, topk_per_level=0), "topk_per_level is 0; expected an integer >= 1"),
+    (lambda: RetinaNetPostprocess(ANCHORS, score_threshold="x"), "score_threshold is 'x'"),
+    (lambda: RetinaNetPostprocess(ANCHORS, nms_threshold=None), "nms_threshold is None"),
+    (lambda: RetinaNetPostprocess(ANCHORS, detections_per_image=0), "detections_per_image is 0; expected an integer"),
+    (lambda: RetinaNetPostprocess(ANCHORS, detections_per_image=2.5), "detections_per_image is 2.5; expected an int"),
+    (lambda: RetinaNetLoss(ANCHORS)(Case().logits, [], [], [], SHAPE), "deltas has 0 tensors; expected one per level"),
+    (
+        lambda: RetinaNetPostprocess(ANCHORS)(Case().logits, [torch.zeros(2, 7, 1, 1)], SHAPE),
+        r"deltas\[0\] has shape \(2, 7, 1, 1\); expected a tensor \(images, cell anchors \* 4, rows, columns\)",
+    ),
+]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
