@@ -57,6 +57,9 @@ bench: install
 	@$(BIN)/python benchmarks/matching.py
 	@$(BIN)/python benchmarks/losses.py
 	@$(BIN)/python benchmarks/boxes.py
+	@$(BIN)/python benchmarks/detectors.py
+	@$(PIP) install torchmetrics pycocotools
+	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/best_iou.py
 	@$(PIP) install scikit-learn
 	@$(BIN)/python benchmarks/fitting.py

@@ -199,9 +199,9 @@ class RetinaNetPostprocess(nn.Module):
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
             ImportError: torchvision is not installed.
         """
+        found, boxes = self.candidates(logits, deltas, image_shape, image_sizes)
         from torchvision.ops import batched_nms
 
-        found, boxes = self.candidates(logits, deltas, image_shape, image_sizes)
         detections = []
         for i, count in enumerate(found.counts.tolist()):
             own, scores, labels = boxes[i, :count], found.scores[i, :count], found.labels[i, :count]

@@ -96,7 +96,7 @@ def test_both_are_one_graph_and_wait_for_nothing():
         loss(*fake, SHAPE)
         after.candidates(*fake[:2], SHAPE)
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-            after(*fake[:2], SHAPE)
+            after(*fake[:2], SHAPE)  # how many candidates there are
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
