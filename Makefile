@@ -57,7 +57,8 @@ bench: install
 	@$(BIN)/python benchmarks/matching.py
 	@$(BIN)/python benchmarks/losses.py
 	@$(BIN)/python benchmarks/boxes.py
-	@$(BIN)/python benchmarks/detectors.py
+	@$(BIN)/python benchmarks/detectors.py --rounds 0
+	@$(BIN)/python benchmarks/detectors.py --shapes 640x832 --counts 20,500
 	@$(PIP) install torchmetrics pycocotools
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/best_iou.py

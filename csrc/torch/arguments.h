@@ -23,8 +23,14 @@ inline torch::stable::Tensor checked(const char* name, const torch::stable::Tens
                                      const torch::stable::Tensor& like, const char* first) {
   bool fits = tensor.dim() == static_cast<std::int64_t>(sizes.size());
   for (std::size_t i = 0; fits && i < sizes.size(); ++i) fits = tensor.size(static_cast<std::int64_t>(i)) == sizes[i];
-  if (!fits || tensor.scalar_type() != dtype || tensor.device() != like.device())
-    throw std::invalid_argument(std::string(name) + ": expected another shape or dtype, or the device of " + first);
+  if (!fits) {
+    std::string has, expected;
+    for (std::int64_t i = 0; i < tensor.dim(); ++i) has += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+    for (const std::int64_t size : sizes) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
+    throw std::invalid_argument(std::string(name) + " has shape (" + has + "); expected (" + expected + ")");
+  }
+  if (tensor.scalar_type() != dtype || tensor.device() != like.device())
+    throw std::invalid_argument(std::string(name) + ": expected another dtype, or the device of " + first);
   return as_contiguous(tensor);
 }
 
