@@ -17,19 +17,36 @@ from .postprocessing import Selection, select
 __all__ = ["RetinaNetLoss", "RetinaNetPostprocess"]
 
 
-def _together(deltas: Tensor | Sequence[Tensor]) -> Tensor:
+def _together(deltas: Any, anchors: Anchors, image_shape: Any) -> Tensor:
     """`(B, N, 4)`, also of a head's levels `(B, A*4, H, W)`."""
-    if isinstance(deltas, Tensor):
-        return deltas
+    count = anchors.num_anchors(image_shape)
+    together = deltas if isinstance(deltas, Tensor) else _of_levels(deltas)
+    if together.ndim != 3 or together.shape[1] != count or together.shape[2] != 4:
+        where = f"as anchors has in an image of {show(tuple(image_shape))}"
+        raise ValueError(f"deltas has shape {shape_of(together)}; expected (images, {count}, 4), {where}")
+    return together
+
+
+def _of_levels(deltas: Any) -> Tensor:
+    if not isinstance(deltas, (list, tuple)):
+        raise TypeError(f"deltas is {show(deltas)}; expected a tensor (images, anchors, 4), or a list of levels'")
     parts = []
     for i, level in enumerate(deltas):
         if not isinstance(level, Tensor) or level.ndim != 4 or level.shape[1] % 4:
             what = f"has shape {shape_of(level)}" if isinstance(level, Tensor) else f"is {show(level)}"
             raise ValueError(f"deltas[{i}] {what}; expected a tensor (images, cell anchors * 4, rows, columns)")
-        parts.append(level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4))
+        if level.shape[0] != deltas[0].shape[0]:
+            raise ValueError(f"deltas[{i}] has {level.shape[0]} images; expected {deltas[0].shape[0]}, as deltas[0]")
+        rows = level.shape[1] // 4 * level.shape[2] * level.shape[3]
+        parts.append(level.permute(0, 2, 3, 1).reshape(level.shape[0], rows, 4))
     if not parts:
         raise ValueError("deltas has 0 tensors; expected one per level")
     return torch.cat(parts, dim=1)
+
+
+def _must_be_listed(name: str, given: Any, count: int, of: str = "image") -> None:
+    if not isinstance(given, (list, tuple)) or len(given) != count or not all(isinstance(o, Tensor) for o in given):
+        raise ValueError(f"{name} is {show(given)}; expected a list of {count} tensors, one per {of}")
 
 
 def _must_be_anchors(anchors: Any) -> None:
@@ -100,7 +117,13 @@ class RetinaNetLoss(nn.Module):
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
         """
-        together = _together(deltas)
+        together = _together(deltas, self.anchors, image_shape)
+        _must_be_listed("boxes", boxes, together.shape[0])
+        if labels is not None:
+            _must_be_listed("labels", labels, together.shape[0])
+            for i, (own, of) in enumerate(zip(labels, boxes, strict=True)):
+                if len(own) != len(of):
+                    raise ValueError(f"labels[{i}] has {len(own)} labels; expected {len(of)}, as boxes[{i}] has")
         matched = self.anchors.match(list(boxes), image_shape, **self.matching)
         if labels is None:
             labels = [torch.zeros(own.shape[0], dtype=torch.int64, device=own.device) for own in boxes]
@@ -143,6 +166,8 @@ class RetinaNetPostprocess(nn.Module):
             raise TypeError(f"detections_per_image is {show(detections_per_image)}; expected an integer")
         if detections_per_image < 1:
             raise ValueError(f"detections_per_image is {detections_per_image}; expected an integer >= 1")
+        if coder is not None and not isinstance(coder, BoxCoder):
+            raise TypeError(f"coder is {show(coder)}; expected a BoxCoder")
         self.anchors, self.coder = anchors, coder
         self.score_threshold, self.topk_per_level = score_threshold, topk_per_level
         self.nms_threshold, self.detections_per_image = nms_threshold, detections_per_image
@@ -161,13 +186,26 @@ class RetinaNetPostprocess(nn.Module):
         Returns:
             What `select` gives; and the boxes `(B, K, 4)` of it, limited to their images.
         """
-        together = _together(deltas)
+        together = _together(deltas, self.anchors, image_shape)
         if isinstance(logits, Tensor):
+            if logits.shape[:2] != together.shape[:2]:
+                expected = f"({together.shape[0]}, {together.shape[1]}, classes)"
+                raise ValueError(f"logits has shape {shape_of(logits)}; expected {expected}, as deltas has")
             sizes = self.anchors.level_sizes(image_shape)
             found = select(logits, level_sizes=sizes, **self._selecting())
         else:
-            cells = sum(level.shape[2] * level.shape[3] * level.shape[1] for level in logits)
-            classes = cells // max(1, together.shape[1])
+            _must_be_listed("logits", logits, len(self.anchors.level_shapes(image_shape)), "level")
+            if any(level.ndim != 4 for level in logits):
+                raise ValueError(
+                    "logits: expected tensors (images, cell anchors * classes, rows, columns), one per level"
+                )
+            numbers = sum(level.shape[1] * level.shape[2] * level.shape[3] for level in logits)
+            classes = numbers // together.shape[1]
+            if numbers != classes * together.shape[1] or logits[0].shape[0] != together.shape[0]:
+                raise ValueError(
+                    f"logits have {logits[0].shape[0]} images of {numbers} numbers; expected {together.shape[0]}, of a "
+                    f"multiple of {together.shape[1]}, as deltas has anchors"
+                )
             found = select(logits, num_classes=classes, **self._selecting())
         chosen = together.gather(1, found.indices[..., None].expand(-1, -1, 4))
         clip: Any = True if image_sizes is None else list(image_sizes)
@@ -199,7 +237,10 @@ class RetinaNetPostprocess(nn.Module):
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
             ImportError: torchvision is not installed.
         """
-        found, boxes = self.candidates(logits, deltas, image_shape, image_sizes)
+        return self.of_candidates(*self.candidates(logits, deltas, image_shape, image_sizes))
+
+    def of_candidates(self, found: Selection, boxes: Tensor) -> list[dict[str, Tensor]]:
+        """What `forward` gives, of what `candidates` does."""
         from torchvision.ops import batched_nms
 
         detections = []

@@ -34,7 +34,8 @@ class RetinaNet(Swapped):
         boxes, labels = [target["boxes"] for target in targets], [target["labels"] for target in targets]
         level_shapes, image_shape, dtype = getattr(self.anchor_generator, "recent", ([], None, None))
         # Anchors of 16 bits, under autocast, are rounded as torchvision rounds them: its own way is taken.
-        exact = dtype == torch.float32 and all(own.dtype == torch.float32 for own in boxes)
+        exact = dtype == torch.float32 and all(own.dtype == torch.float32 and not own.requires_grad for own in boxes)
+        exact = exact and all(of.dtype in (torch.float32, torch.float64) for of in (logits, deltas))
         stays = "losses" not in self._accelerated.parts or _why_losses_stay(self, self.anchor_generator)
         if not exact or stays:  # also what was changed since
             return super().compute_loss(targets, head_outputs, anchors)  # type: ignore[misc]
@@ -93,7 +94,7 @@ class RetinaNet(Swapped):
 
 
 # What an instance may have of its own in place of its class's.
-_OWN = frozenset(("compute_loss", "forward", "__call__"))
+_OWN = ("compute_loss", "forward", "__call__", "set_low_quality_matches_", "encode", "encode_single")
 
 
 def _why_losses_stay(model: Any, generator: Any) -> str:
@@ -104,6 +105,10 @@ def _why_losses_stay(model: Any, generator: Any) -> str:
         "head": (head, retinanet.RetinaNetHead),
         "head.classification_head": (getattr(head, "classification_head", None), retinanet.RetinaNetClassificationHead),
         "head.regression_head": (getattr(head, "regression_head", None), retinanet.RetinaNetRegressionHead),
+        "head.regression_head.box_coder": (
+            getattr(getattr(head, "regression_head", None), "box_coder", None),
+            det_utils.BoxCoder,
+        ),
         "proposal_matcher": (model.proposal_matcher, det_utils.Matcher),
     }
     for name, (part, expected) in parts.items():
@@ -112,8 +117,6 @@ def _why_losses_stay(model: Any, generator: Any) -> str:
     regression = head.regression_head
     if model.proposal_matcher.BETWEEN_THRESHOLDS != -2 or head.classification_head.BETWEEN_THRESHOLDS != -2:
         return "BETWEEN_THRESHOLDS is another than -2"
-    if type(regression.box_coder) is not det_utils.BoxCoder:
-        return f"head.regression_head.box_coder is a {type(regression.box_coder).__name__}; expected BoxCoder"
     if regression._loss_type not in ("l1", "smooth_l1", "giou"):
         return f"the box loss is {regression._loss_type}; expected l1, smooth_l1 or giou"
     return ""

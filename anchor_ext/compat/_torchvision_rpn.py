@@ -134,7 +134,7 @@ def _why_losses(module: Any, generator: Any) -> str:
     if why := why_not_ours(generator) or _why_coder(module):
         return why
     matcher, sampler = module.proposal_matcher, module.fg_bg_sampler
-    if type(matcher) is not det_utils.Matcher:
+    if type(matcher) is not det_utils.Matcher or "set_low_quality_matches_" in vars(matcher):
         return f"proposal_matcher is a {type(matcher).__name__}; expected torchvision's Matcher"
     if (matcher.BELOW_LOW_THRESHOLD, matcher.BETWEEN_THRESHOLDS) != (-1, -2):
         return "proposal_matcher's BELOW_LOW_THRESHOLD and BETWEEN_THRESHOLDS are others than -1 and -2"

@@ -24,6 +24,7 @@ class State:
 
     generator: nn.Module | None
     parts: frozenset[str]
+    installed: nn.Module | None = None
 
 
 def _remember(generator: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], anchors: Any) -> None:
@@ -39,7 +40,7 @@ class Swapped:
     _watches_generator = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new, type(self).__bases__, self.__dict__
+        return _new, type(self).__bases__, self.__getstate__()  # type: ignore[attr-defined]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """torch's hook: TorchScript gets the model as it was, but for the anchors."""
@@ -71,7 +72,8 @@ def type_of(module: Any) -> Any:
 
 def swap(module: Any, methods: type[Swapped], generator: nn.Module | None = None, parts: Iterable[str] = ()) -> None:
     """Gives a module the replaced methods, and a generator in place of its own."""
-    module._accelerated = State(module.anchor_generator if generator is not None else None, frozenset(parts))
+    own = module.anchor_generator if generator is not None else None
+    module.__dict__["_accelerated"] = State(own, frozenset(parts), generator)
     if generator is not None:
         module.anchor_generator = generator
         if methods._watches_generator and not why_not_ours(generator):
@@ -90,7 +92,8 @@ def undo(module: Any, *, keeps_generator: bool = False) -> None:
             del hooks[key]
             module.anchor_generator._forward_hooks_with_kwargs.pop(key, None)
         vars(module.anchor_generator).pop("recent", None)  # whoever shares the generator goes torchvision's way
-    module.anchor_generator = state.generator
+    if module.anchor_generator is state.installed:  # else it has been given another since
+        module.anchor_generator = state.generator
 
 
 def must_not_override(module: Any, original: type, names: Iterable[str]) -> None:

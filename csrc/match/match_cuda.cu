@@ -119,6 +119,7 @@ __device__ inline bool is_apart(const Around& around, const Box<T>& box, T area)
 template <typename T, typename Must, typename Before, typename PerBox, typename After>
 __device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>& shared, const Must& must,
                                  const Before& before, const PerBox& per_box, const After& after) {
+  constexpr int kAtOnce = sizeof(T) == 4 ? 4 : 1;  // registers for more divisions of float64 there are not
   const Around around = around_block(own, shared);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   for (std::int32_t tile = own.begin; tile < own.end; tile += kThreads) {
@@ -146,6 +147,7 @@ __device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>&
       before(number, place);
     }
     __syncthreads();
+#pragma unroll kAtOnce
     for (std::int32_t i = 0; i < count; ++i)
       per_box(shared.numbers[i], i, iou_of(task.rule, shared.boxes[i], shared.areas[i], own.box, own.area));
     __syncthreads();

@@ -94,9 +94,9 @@ def test_both_are_one_graph_and_wait_for_nothing():
     fake = [[mode.from_tensor(tensor) for tensor in of] for of in (*arguments, case.boxes, case.labels)]
     with mode:
         loss(*fake, SHAPE)
-        after.candidates(*fake[:2], SHAPE)
+        found, _ = after.candidates(*fake[:2], SHAPE)
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-            after(*fake[:2], SHAPE)  # how many candidates there are
+            after.of_candidates(found, _)  # how many candidates there are
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -133,6 +133,25 @@ def test_modules_without_a_state():
     assert str(another) != str(loss(case.logits, case.deltas, case.boxes, case.labels, SHAPE))
 
 
+AFTER = RetinaNetPostprocess(ANCHORS)
+
+
+def of_case(call):
+    return call(Case())
+
+
+def loss(logits, deltas, boxes=None, labels=()):
+    case = Case()
+    given = case.boxes if boxes is None else boxes
+    return RetinaNetLoss(ANCHORS)(logits, deltas, given, case.labels if labels == () else labels, SHAPE)
+
+
+def test_no_images():
+    case = Case()
+    logits, deltas = [of[:0] for of in case.levels], [of[:0] for of in case.delta_levels]
+    assert AFTER.candidates(logits, deltas, SHAPE)[1].shape[0] == 0
+
+
 BAD = [
     (lambda: RetinaNetLoss("anchors"), "anchors is 'anchors'; expected Anchors"),
     (lambda: RetinaNetLoss(AnchorGrid([[[0.0, 0, 1, 1]]], [8])), "anchors is .*; expected Anchors"),
@@ -146,6 +165,29 @@ BAD = [
     (lambda: RetinaNetPostprocess(ANCHORS, nms_threshold=None), "nms_threshold is None"),
     (lambda: RetinaNetPostprocess(ANCHORS, detections_per_image=0), "detections_per_image is 0; expected an integer"),
     (lambda: RetinaNetPostprocess(ANCHORS, detections_per_image=2.5), "detections_per_image is 2.5; expected an int"),
+    (lambda: RetinaNetPostprocess(ANCHORS, coder="x"), "coder is 'x'; expected a BoxCoder"),
+    (
+        lambda: of_case(lambda c: loss(c.logits, c.deltas[:, :-1])),
+        r"deltas has shape .*; expected \(images, \d+, 4\)",
+    ),
+    (lambda: of_case(lambda c: loss(c.logits, None)), "deltas is None; expected a tensor"),
+    (lambda: of_case(lambda c: loss(c.logits, c.deltas, c.boxes[:1])), "boxes is .*; expected a list of 2 tensors"),
+    (lambda: of_case(lambda c: loss(c.logits, c.deltas, labels=None, boxes=3)), "boxes is 3; expected a list of 2"),
+    (
+        lambda: of_case(lambda c: loss(c.logits, c.deltas, labels=c.labels[::-1])),
+        r"labels\[0\] has 0 labels; expected 5, as boxes\[0\] has",
+    ),
+    (
+        lambda: of_case(lambda c: AFTER(c.logits[:, :-1], c.deltas, SHAPE)),
+        r"logits has shape .*; expected \(2, \d+,",
+    ),
+    (
+        lambda: of_case(lambda c: AFTER(c.levels, c.deltas, (64, 64))),
+        r"deltas has shape .*; expected \(images, \d+, 4\)",
+    ),
+    (lambda: of_case(lambda c: AFTER(c.levels[:2], c.deltas, SHAPE)), "logits is .*; expected a list of 3 tensors"),
+    (lambda: of_case(lambda c: AFTER([*c.levels[:2], c.levels[2][:, :7]], c.deltas, SHAPE)), "logits have 2 images of"),
+    (lambda: of_case(lambda c: AFTER(None, c.deltas, SHAPE)), "logits is None; expected a list of 3 tensors"),
     (lambda: RetinaNetLoss(ANCHORS)(Case().logits, [], [], [], SHAPE), "deltas has 0 tensors; expected one per level"),
     (
         lambda: RetinaNetPostprocess(ANCHORS)(Case().logits, [torch.zeros(2, 7, 1, 1)], SHAPE),

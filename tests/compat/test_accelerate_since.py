@@ -1,0 +1,67 @@
+"""What is done with an accelerated model afterwards: copies, other parts, other types."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.peers
+pytest.importorskip("torchvision.models.detection")
+
+from test_accelerate import Around, batch, retinanet  # noqa: E402
+from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
+
+from anchor_ext.compat.torchvision import accelerate, restore  # noqa: E402
+
+
+def test_a_copy_of_a_compiled_model_has_its_own_weights(one_thread):
+    model = retinanet()
+    accelerate(model)
+    model.compile(backend="eager")
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    images, targets = batch()
+    losses = [one.train()(images, targets)["classification"] for one in (copied, model)]
+    assert not torch.equal(*losses)
+    torch.save(model, io.BytesIO())
+
+
+def test_a_generator_that_is_assigned_later_stays(one_thread):
+    model = retinanet()
+    accelerate(model)
+    mine = Original(((10, 20),) * 5, ((0.5, 1.0, 2.0),) * 5)
+    model.anchor_generator = mine
+    restore(model)
+    assert model.anchor_generator is mine
+
+
+CASES = ["logits of 16 bits", "boxes with a gradient", "a coder's own method", "a matcher's own"]
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_what_takes_torchvisions_way(what, one_thread):
+    stock, model = retinanet(), retinanet()
+    accelerate(model)
+    around = Around(stock)
+    around.outputs = {name: output.detach().requires_grad_() for name, output in around.outputs.items()}
+    for one in (stock, model):
+        coder = one.head.regression_head.box_coder
+        if what == "a coder's own method":
+            coder.encode_single = lambda *of, own=coder.encode_single: own(*of) * 2
+        elif what == "a matcher's own":
+            one.proposal_matcher.set_low_quality_matches_ = lambda *_: None
+    if what == "logits of 16 bits":
+        around.outputs["cls_logits"] = around.outputs["cls_logits"].detach().bfloat16()
+    if what == "boxes with a gradient":
+        for target in around.targets:
+            target["boxes"].requires_grad_()
+    losses, wanted = around.losses(model), around.losses(stock)
+    assert all(torch.equal(losses[name], wanted[name]) for name in wanted)
+    if what == "boxes with a gradient":
+        sum(losses.values()).backward()
+        assert around.targets[0]["boxes"].grad is not None
