@@ -40,7 +40,7 @@ class Swapped:
     _watches_generator = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new, type(self).__bases__, self.__getstate__()  # type: ignore[attr-defined]
+        return _new, type(self).__bases__, self.__getstate__()
 
     def __prepare_scriptable__(self) -> nn.Module:
         """torch's hook: TorchScript gets the model as it was, but for the anchors."""
