@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 pytestmark = pytest.mark.peers
 detection = pytest.importorskip("torchvision.models.detection")
 
+from alike import assert_steps_alike, losses_of, pictures  # noqa: E402
 from torchvision.models.detection import _utils as det_utils  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
 from torchvision.models.detection.backbone_utils import BackboneWithFPN  # noqa: E402
@@ -44,36 +45,13 @@ def retinanet(**options) -> RetinaNet:
     return model.eval()
 
 
-def batch(count=3):
-    random = torch.Generator().manual_seed(count)
-    images = [torch.rand(3, *shape, generator=random) for shape in ((120, 150), (100, 160), (130, 110))[:count]]
-    targets = []
-    for i in range(count):
-        corners = torch.rand(0 if i == 1 else 4, 2, 2, generator=random) * 70
-        boxes = torch.cat([corners.amin(1), corners.amax(1) + 9], dim=1)
-        targets.append({"boxes": boxes, "labels": torch.arange(len(boxes)) % CLASSES})
-    return images, targets
-
-
-def losses_of(model, images, targets):
-    model.train()
-    model.zero_grad()
-    losses = model(images, [dict(target) for target in targets])
-    sum(losses.values()).backward()
-    grads = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-    model.eval()
-    return {name: loss.detach() for name, loss in losses.items()}, grads
+def batch():
+    images, truth = pictures()
+    return images, [{"boxes": boxes, "labels": torch.arange(len(boxes)) % CLASSES} for boxes in truth]
 
 
 def assert_trains_alike(model, stock):
-    images, targets = batch()
-    losses, grads = losses_of(model, images, targets)
-    wanted, wanted_grads = losses_of(stock, images, targets)
-    for name, loss in wanted.items():
-        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
-    assert grads.keys() == wanted_grads.keys()
-    for name, grad in wanted_grads.items():
-        assert float((grads[name] - grad).norm()) <= 1e-4 * float(grad.norm()) + 1e-7, name
+    assert_steps_alike(model, stock, *batch())
 
 
 def assert_detects_alike(model, stock):
@@ -369,8 +347,7 @@ def test_many_sizes_in_turn(one_thread):
     for k in range(4):
         images = [torch.rand(3, 90 + 17 * k, 140 - 9 * k, generator=random)]
         targets = [{"boxes": torch.tensor([[5.0, 9, 60, 70]]), "labels": torch.tensor([k])}]
-        losses, _ = losses_of(model, images, targets)
-        wanted, _ = losses_of(stock, images, targets)
+        losses, wanted = (losses_of(one, images, targets)[0] for one in (model, stock))
         for name, loss in wanted.items():
             torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
 

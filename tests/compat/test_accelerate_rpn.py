@@ -12,6 +12,7 @@ from torch import nn
 pytestmark = pytest.mark.peers
 detection = pytest.importorskip("torchvision.models.detection")
 
+from alike import assert_losses_alike, assert_steps_alike, losses_of, pictures  # noqa: E402
 from torchvision.models.detection import _utils as det_utils  # noqa: E402
 from torchvision.models.detection import rpn as stock_rpn  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
@@ -53,16 +54,13 @@ def detector(kind="FasterRCNN", **options):
     return model.eval()
 
 
-def batch(kind="FasterRCNN", count=3):
-    random = torch.Generator().manual_seed(count)
-    images = [torch.rand(3, *shape, generator=random) for shape in ((120, 150), (100, 160), (130, 110))[:count]]
-    targets = []
-    for i in range(count):
-        corners = torch.rand(0 if i == 1 else 4, 2, 2, generator=random) * 70
-        boxes = torch.cat([corners.amin(1), corners.amax(1) + 9], dim=1)
+def batch(kind="FasterRCNN"):
+    random, targets = torch.Generator().manual_seed(0), []
+    images, truth = pictures()
+    for image, boxes in zip(images, truth, strict=True):
         target = {"boxes": boxes, "labels": torch.arange(len(boxes)) % (CLASSES - 1) + 1}
         if kind == "MaskRCNN":
-            target["masks"] = torch.rand(len(boxes), *images[i].shape[1:], generator=random).round().byte()
+            target["masks"] = torch.rand(len(boxes), *image.shape[1:], generator=random).round().byte()
         if kind == "KeypointRCNN":
             target["labels"] = torch.ones(len(boxes), dtype=torch.int64)
             inside = boxes[:, None, :2] + 5 + torch.arange(17)[None, :, None] / 8
@@ -79,34 +77,8 @@ def both(kind="FasterRCNN", change=lambda model: None, **options):
     return stock, model, accelerate(model)
 
 
-def losses_of(model, images, targets):
-    model.train()
-    model.zero_grad()
-    torch.manual_seed(7)  # of the samplers
-    losses = model(images, [dict(target) for target in targets])
-    sum(losses.values()).backward()
-    grads = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-    model.eval()
-    return {name: loss.detach() for name, loss in losses.items()}, grads, torch.rand(())
-
-
 def assert_trains_alike(model, stock, kind="FasterRCNN"):
-    images, targets = batch(kind)
-    losses, grads, drawn = losses_of(model, images, targets)
-    wanted, wanted_grads, wanted_drawn = losses_of(stock, images, targets)
-    assert drawn == wanted_drawn and list(losses) == list(wanted)
-    for name, loss in wanted.items():
-        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
-    assert grads.keys() == wanted_grads.keys()
-    for name, grad in wanted_grads.items():
-        assert float((grads[name] - grad).norm()) <= 1e-4 * float(grad.norm()) + 1e-7, name
-
-
-def assert_losses_alike(model, stock, images, targets):
-    (losses, _, drawn), (wanted, _, wanted_drawn) = losses_of(model, images, targets), losses_of(stock, images, targets)
-    assert drawn == wanted_drawn and list(losses) == list(wanted)
-    for name, loss in wanted.items():
-        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
+    assert_steps_alike(model, stock, *batch(kind))
 
 
 def assert_detects_alike(model, stock):

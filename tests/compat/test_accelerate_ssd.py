@@ -12,6 +12,7 @@ from torch import nn
 pytestmark = pytest.mark.peers
 detection = pytest.importorskip("torchvision.models.detection")
 
+from alike import assert_steps_alike, losses_of, pictures  # noqa: E402
 from torchvision.models.detection import _utils as det_utils  # noqa: E402
 from torchvision.models.detection import ssd as stock_ssd  # noqa: E402
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator as Original  # noqa: E402
@@ -51,15 +52,9 @@ def detector(**options) -> SSD:
     return model.eval()
 
 
-def batch(count=3, boxes=5):
-    random = torch.Generator().manual_seed(count)
-    images = [torch.rand(3, *shape, generator=random) for shape in ((120, 150), (100, 160), (130, 110))[:count]]
-    targets = []
-    for i in range(count):
-        corners = torch.rand(0 if i == 1 else boxes, 2, 2, generator=random) * 70
-        corners = torch.cat([corners.amin(1), corners.amax(1) + 9], dim=1)
-        targets.append({"boxes": corners, "labels": torch.arange(len(corners)) % (CLASSES - 1) + 1})
-    return images, targets
+def batch(boxes=5):
+    images, truth = pictures(boxes=boxes)
+    return images, [{"boxes": own, "labels": torch.arange(len(own)) % (CLASSES - 1) + 1} for own in truth]
 
 
 def both(change=lambda model: None):
@@ -70,25 +65,8 @@ def both(change=lambda model: None):
     return stock, model, accelerate(model)
 
 
-def losses_of(model, images, targets):
-    model.train()
-    model.zero_grad()
-    losses = model(images, [dict(target) for target in targets])
-    sum(losses.values()).backward()
-    grads = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.eval()
-    return {name: loss.detach() for name, loss in losses.items()}, grads
-
-
 def assert_trains_alike(model, stock):
-    images, targets = batch()
-    losses, grads = losses_of(model, images, targets)
-    wanted, wanted_grads = losses_of(stock, images, targets)
-    assert list(losses) == list(wanted)
-    for name, loss in wanted.items():
-        torch.testing.assert_close(losses[name], loss, rtol=1e-6, atol=1e-7)
-    for name, grad in wanted_grads.items():
-        assert float((grads[name] - grad).norm()) <= 1e-4 * float(grad.norm()) + 1e-7, name
+    assert_steps_alike(model, stock, *batch())
     for (name, got), kept in zip(model.state_dict().items(), stock.state_dict().values(), strict=True):
         assert torch.equal(got, kept), name  # what normalisation keeps: the network has run once
 
