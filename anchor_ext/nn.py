@@ -12,7 +12,7 @@ from ._arguments import number, shape_of, show
 from .anchors import Anchors
 from .coders import BoxCoder
 from .losses import box_loss, focal_loss
-from .postprocessing import Selection, select
+from .postprocessing import Selection, select, suppressed
 
 __all__ = ["RetinaNetLoss", "RetinaNetPostprocess"]
 
@@ -237,18 +237,8 @@ class RetinaNetPostprocess(nn.Module):
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
             ImportError: torchvision is not installed.
         """
-        return self.of_candidates(*self.candidates(logits, deltas, image_shape, image_sizes))
-
-    def of_candidates(self, found: Selection, boxes: Tensor) -> list[dict[str, Tensor]]:
-        """What `forward` gives, of what `candidates` does."""
-        from torchvision.ops import batched_nms
-
-        detections = []
-        for i, count in enumerate(found.counts.tolist()):
-            own, scores, labels = boxes[i, :count], found.scores[i, :count], found.labels[i, :count]
-            keep = batched_nms(own, scores.to(own.dtype), labels, self.nms_threshold)[: self.detections_per_image]
-            detections.append({"boxes": own[keep], "scores": scores[keep], "labels": labels[keep]})
-        return detections
+        found, boxes = self.candidates(logits, deltas, image_shape, image_sizes)
+        return suppressed(found, boxes, self.nms_threshold, self.detections_per_image)
 
     def extra_repr(self) -> str:
         names = ("score_threshold", "topk_per_level", "nms_threshold", "detections_per_image", "coder")

@@ -29,6 +29,18 @@ class Selection(NamedTuple):
 saved_by_export(Selection)
 
 
+def suppressed(found: Selection, boxes: Tensor, threshold: float, most: int) -> list[dict[str, Tensor]]:
+    """Per image what torchvision's `batched_nms` leaves of the candidates, whose boxes are `(B, K, 4)`."""
+    from torchvision.ops import batched_nms
+
+    detections = []
+    for i, count in enumerate(found.counts.tolist()):  # the only wait for a device before those inside nms
+        own, scores, labels = boxes[i, :count], found.scores[i, :count], found.labels[i, :count]
+        keep = batched_nms(own, scores.to(own.dtype), labels, threshold)[:most]
+        detections.append({"boxes": own[keep], "scores": scores[keep], "labels": labels[keep]})
+    return detections
+
+
 def select(
     logits: Tensor | Sequence[Tensor],
     *,

@@ -23,10 +23,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from allocators import print_about
-from matching import coco_boxes, kilobytes
+from matching import coco_boxes, peak_megabytes
 from timing import hardware, interleaved, medians, turn_by_turn, versions
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,7 +73,7 @@ class Outside:
     """What stands around the network of a model, with some images and targets."""
 
     def __init__(self, model: Any, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
-        self.model, self.is_rpn = model, hasattr(model, "rpn")
+        self.is_rpn = hasattr(model, "rpn")
         with torch.no_grad():
             self.images, self.targets = model.transform(images, targets)
             features = model.backbone(self.images.tensors)
@@ -91,7 +92,7 @@ class Outside:
     def losses(self, model: Any) -> dict[str, Tensor]:
         model.train()
         if self.is_rpn:
-            with Swapped(model.rpn, "head", self.network):
+            with patch.object(model.rpn, "head", self.network):
                 return dict(model.rpn(self.images, dict(enumerate(self.features)), self.targets)[1])
         anchors = model.anchor_generator(self.images, self.features)
         return dict(model.compute_loss(self.targets, self.outputs, anchors))
@@ -104,7 +105,7 @@ class Outside:
     def detect(self, model: Any) -> Any:
         model.eval()
         if self.is_rpn:
-            with Swapped(model.rpn, "head", self.network):
+            with patch.object(model.rpn, "head", self.network):
                 return model.rpn(self.images, dict(enumerate(self.features)))[0]
         anchors = model.anchor_generator(self.images, self.features)
         sizes = [level.shape[-2] * level.shape[-1] * 9 for level in self.features]
@@ -115,20 +116,6 @@ class Outside:
     def limit(self, *, gradients: bool) -> None:
         for leaf in self.leaves:
             leaf.detach().clone() if gradients else leaf.detach().max()
-
-
-class Swapped:
-    """A part of a module replaced for a while."""
-
-    def __init__(self, module: nn.Module, name: str, by: nn.Module) -> None:
-        self.module, self.name, self.by = module, name, by
-
-    def __enter__(self) -> None:
-        self.old = getattr(self.module, self.name)
-        setattr(self.module, self.name, self.by)
-
-    def __exit__(self, *_: Any) -> None:
-        setattr(self.module, self.name, self.old)
 
 
 class Count(TorchDispatchMode):
@@ -191,19 +178,11 @@ def whole(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]] | N
 
 
 def peak(call: Callable[[], Any], device: torch.device) -> float | None:
-    """Megabytes beside what was there before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    """Megabytes beside what was there before; None where the system does not say."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        return peak_megabytes(call, device)
     except OSError:
         return None
-    before = kilobytes("VmRSS")
-    call()
-    return (kilobytes("VmHWM") - before) * 1024 / 1e6
 
 
 def must_be_alike(stock: dict[str, Any], ours: dict[str, Any], detections: tuple[Any, Any]) -> None:

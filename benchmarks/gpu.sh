@@ -54,18 +54,25 @@ timings() { # script, seconds at most, arguments...
 # What is not timed may run at once; so may what fills Inductor's cache for the timings.
 cd "$work"
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor
+fillers=() checks=()
 for script in losses boxes matching graphs; do
-  timeout --signal=KILL 150 "$PYTHON" "$root/benchmarks/$script.py" --device cuda >/dev/null 2>&1 &
+  "$PYTHON" "$root/benchmarks/$script.py" --device cuda >/dev/null 2>&1 &
+  fillers+=($!)
 done
 if [ -e "$work/run_cases" ]; then
   step "the cases that tests/ptx executes on the CPU, on the device" 100 cases.log "$work/run_cases" &
+  checks+=($!)
 fi
 step "the suite's CUDA tests" 240 suite.log "$PYTHON" -m pytest -q --tb=short --durations=10 $workers \
   -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -m gpu "${TESTS[@]}" &
+checks+=($!)
 for tool in memcheck initcheck racecheck; do
   step "compute-sanitizer $tool" 200 "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
     --report-api-errors no --error-exitcode 1 "$PYTHON" "$root/tests/sanitized.py" &
+  checks+=($!)
 done
+wait "${checks[@]}"
+kill -KILL "${fillers[@]}" 2>/dev/null || true
 wait
 
 timings boxes 40

@@ -108,19 +108,21 @@ def kilobytes(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def peak_megabytes(make: Callable[[], Any], device: torch.device) -> float | None:
-    """What a call takes at most beside its result. On the CPU in a process of its own (see `main`)."""
+def peak_megabytes(make: Callable[[], Any], device: torch.device) -> float:
+    """What a call takes at most beside its result, if that is a tensor. On the CPU in a process of its own."""
     if device.type == "cuda":
         make()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         result = make()
-        return (torch.cuda.max_memory_allocated() - before - result.nbytes) / 1e6
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = kilobytes("VmRSS")
-    result = make()
-    return (kilobytes("VmHWM") - before) * 1024 / 1e6 - result.nbytes / 1e6
+        peak = (torch.cuda.max_memory_allocated() - before) / 1e6
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = kilobytes("VmRSS")
+        result = make()
+        peak = (kilobytes("VmHWM") - before) * 1024 / 1e6
+    return peak - (result.nbytes / 1e6 if isinstance(result, Tensor) else 0)
 
 
 def measure(device: torch.device, shapes: list, counts: list, rounds: dict, compiling: bool) -> list[dict[str, Any]]:

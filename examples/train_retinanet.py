@@ -1,4 +1,4 @@
-"""Trains a small RetinaNet on pictures with boxes in COCO's format.
+"""Trains a small RetinaNet on pictures with boxes in COCO's format, or another that anchor_ext.fit.read takes.
 
     python examples/train_retinanet.py --images FOLDER --annotations FILE.json --output FOLDER
     torchrun --nproc-per-node 2 examples/train_retinanet.py ...
@@ -23,10 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms.v2 import functional as transforms
 
-from anchor_ext import Anchors
+from anchor_ext import Anchors, fit
 from anchor_ext.nn import RetinaNetLoss, RetinaNetPostprocess
 
 try:
@@ -37,35 +38,30 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.2
 
 
 class Pictures(Dataset):
-    """Pictures of COCO's format, scaled to a shorter side, with boxes in pixels and labels from 0 on."""
+    """Pictures with boxes, scaled to a shorter side; boxes in pixels, labels from 0 on."""
 
     def __init__(self, folder: Path, annotations: Path, side: int) -> None:
-        data = json.loads(annotations.read_text())
-        self.folder, self.side = folder, side
-        self.names = [one["name"] for one in sorted(data["categories"], key=lambda one: one["id"])]
-        numbers = {one["id"]: i for i, one in enumerate(sorted(data["categories"], key=lambda one: one["id"]))}
-        boxes: dict[int, list] = {image["id"]: [] for image in data["images"]}
-        for one in data["annotations"]:
-            x, y, w, h = one["bbox"]
-            if w > 0 and h > 0 and not one.get("iscrowd"):
-                boxes[one["image_id"]].append((x, y, x + w, y + h, numbers[one["category_id"]]))
-        self.items = [(image["file_name"], boxes[image["id"]]) for image in data["images"] if boxes[image["id"]]]
-        if not self.items:
-            raise SystemExit(f"{annotations}: no picture has a box; expected COCO's format with bbox: [x, y, w, h]")
-        if not (folder / self.items[0][0]).is_file():
-            raise SystemExit(f"{folder / self.items[0][0]} is missing; expected the pictures that {annotations} names")
+        try:
+            data = fit.read(annotations, images=folder)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
+        self.side, self.names, self.left_out = side, data.class_names, data.left_out
+        counts, order = data.image.bincount(minlength=len(data.files)).tolist(), data.image.argsort(stable=True)
+        boxes, labels = data.boxes[order].float().split(counts), data.labels[order].split(counts)
+        self.items = [item for item in zip(data.files, boxes, labels, strict=True) if len(item[1])]
+        if missing := [file for file, *_ in self.items if not Path(file).is_file()]:
+            raise SystemExit(f"{len(missing)} pictures with boxes are missing, such as {missing[0]}")
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        name, rows = self.items[i]
-        image = transforms.to_dtype(transforms.pil_to_tensor(Image.open(self.folder / name).convert("RGB")), scale=True)
-        truth = torch.tensor(rows, dtype=torch.float32)
+        file, boxes, labels = self.items[i]
+        image = transforms.to_dtype(transforms.pil_to_tensor(Image.open(file).convert("RGB")), scale=True)
         scale = self.side / min(image.shape[1:])
         size = [round(length * scale) for length in image.shape[1:]]
         ratio = torch.tensor([size[1] / image.shape[2], size[0] / image.shape[1]]).repeat(2)
-        return transforms.resize(image, size, antialias=True), truth[:, :4] * ratio, truth[:, 4].long()
+        return transforms.resize(image, size, antialias=True), clip_boxes_to_image(boxes * ratio, size), labels
 
 
 def collate(items: list) -> tuple[Tensor, list[tuple[int, int]], list[Tensor], list[Tensor]]:
@@ -110,7 +106,7 @@ class RetinaNet(nn.Module):
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="the folder of the pictures")
-    parser.add_argument("--annotations", type=Path, required=True, help="their boxes, in COCO's format")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO's file, or what else fit.read takes")
     parser.add_argument("--output", type=Path, required=True, help="where checkpoints, losses and a picture go")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=8, help="of each process")
@@ -167,11 +163,19 @@ def main() -> None:
     begin = 0
     if options.resume:
         state = torch.load(options.output / "last.pt", map_location=device)
+        if state["names"] != list(data.names):
+            raise SystemExit(f"--resume: last.pt has the classes {state['names']}; expected {list(data.names)}")
         model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         begin = state["epoch"]
     options.output.mkdir(parents=True, exist_ok=True)
-    log = (options.output / "losses.jsonl").open("a" if options.resume else "w") if rank == 0 else None
+    file = options.output / "losses.jsonl"
+    lines = file.read_text().splitlines()[: state["steps"]] if options.resume and rank == 0 else []
+    log = file.open("w") if rank == 0 else None
+    if log:
+        log.writelines(f"{line}\n" for line in lines)
+        print(f"{len(data)} pictures; left out: { {kind: len(of) for kind, of in data.left_out.items()} }")
+    steps = len(lines)
     for epoch in range(begin, options.epochs):
         model.train()
         order = torch.Generator().manual_seed(options.seed + epoch)  # the same after --resume
@@ -190,15 +194,17 @@ def main() -> None:
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             scaler.step(optimizer)
             scaler.update()
+            steps += 1
             if log:
-                log.write(json.dumps({"epoch": epoch + 1} | {name: float(one) for name, one in losses.items()}) + "\n")
-            if tqdm and rank == 0:
-                bar.set_postfix({name: f"{float(one):.3f}" for name, one in losses.items()})
-        if rank == 0:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-            save(options.output / "last.pt", state | {"epoch": epoch + 1, "names": data.names})
+                numbers = {name: float(one.detach()) for name, one in losses.items()}
+                log.write(json.dumps({"epoch": epoch + 1} | numbers) + "\n")
+                if tqdm:
+                    bar.set_postfix({name: f"{number:.3f}" for name, number in numbers.items()})
+        if log:
             log.flush()
-            print(f"epoch {epoch + 1}: " + ", ".join(f"{name} {float(one):.4f}" for name, one in losses.items()))
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+            save(options.output / "last.pt", state | {"epoch": epoch + 1, "steps": steps, "names": list(data.names)})
+            print(f"epoch {epoch + 1}, last step: " + ", ".join(f"{name} {one:.4f}" for name, one in numbers.items()))
     if rank == 0:
         draw(model, data, torch.device(device), options.output / "detections.png")
     if is_distributed:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection import retinanet
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from .. import select
 from ..coders import BoxCoder
 from ..losses import box_loss, focal_loss
+from ..postprocessing import suppressed
 from ._torchvision_swapped import Swapped, drop_in, must_not_override, swap, why_not_ours
 
 __all__ = ["accelerate"]
@@ -80,17 +81,9 @@ class RetinaNet(Swapped):
         deltas = deltas.gather(1, found.indices[..., None].expand(-1, -1, 4))
         own = torch.cat(anchors[0])[found.indices]  # of every image the same
         decoded = self.box_coder.decode_single(deltas.flatten(0, 1), own.flatten(0, 1))  # type: ignore[attr-defined]
-        clipped = [
-            clip_boxes_to_image(boxes, shape)
-            for boxes, shape in zip(decoded.view(deltas.shape), image_shapes, strict=True)
-        ]
-        detections = []
-        for i, count in enumerate(found.counts.tolist()):  # the only wait for a device before those inside nms
-            boxes, scores, labels = clipped[i][:count], found.scores[i, :count], found.labels[i, :count]
-            keep = batched_nms(boxes, scores, labels, self.nms_thresh)  # type: ignore[attr-defined]
-            keep = keep[: self.detections_per_img]  # type: ignore[attr-defined]
-            detections.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
-        return detections
+        boxes = decoded.view(deltas.shape)
+        clipped = torch.stack(list(map(clip_boxes_to_image, boxes, image_shapes)))
+        return suppressed(found, clipped, self.nms_thresh, self.detections_per_img)  # type: ignore[attr-defined]
 
 
 # What an instance may have of its own in place of its class's.

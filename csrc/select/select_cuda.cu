@@ -181,10 +181,12 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int32_t l = 0; l < of.num_levels; ++l) {
     const SelectLevel& level = of.levels[l];
     const std::int32_t found = memory.states[blockIdx.x * of.num_levels + l].found;
-    for (std::int32_t begin = 0; begin < level.kept && begin < found; begin += kThreads) {
+    const std::int32_t end = min(found, level.kept);
+    for (std::int32_t begin = 0; begin < end; begin += kThreads) {
       const std::int32_t i = begin + static_cast<std::int32_t>(threadIdx.x);
       const std::int64_t from = first + level.slot + i;
-      const bool is = i < level.kept && i<found&& static_cast<double>(widened(scores[from]))> threshold;
+      const double score = i < end ? static_cast<double>(widened(scores[from])) : threshold;
+      const bool is = score > threshold;
       const unsigned mask = __ballot_sync(0xffffffffu, is);
       if (lane == 0) of_warps[warp] = __popc(mask);
       __syncthreads();

@@ -196,7 +196,7 @@ def test_nothing_waits(one_thread):
         assert len(around.gradients(model)) == 2
         with pytest.raises(needs_data) as raised:  # how many candidates there are, where suppression begins
             around.detections(model)
-        line = next(str(entry.statement) for entry in reversed(raised.traceback) if "compat" in str(entry.path))
+        line = next(str(entry.statement) for entry in reversed(raised.traceback) if "anchor_ext" in str(entry.path))
         assert "counts.tolist()" in line
         with pytest.raises(needs_data):
             around.gradients(stock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -50,6 +51,12 @@ def drawn(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return importlib.import_module("train_retinanet")
+
+
 def run(drawn, output, *options, processes=None):
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
     script = [ROOT / "examples" / "train_retinanet.py", "--images", drawn, "--annotations", drawn / "boxes.json"]
@@ -65,17 +72,12 @@ def losses_of(output):
 
 
 @pytest.mark.slow
-def test_it_learns(drawn, tmp_path):
+def test_it_learns(drawn, tmp_path, example):
     done = run(drawn, tmp_path, "--epochs", 20)
     assert done.returncode == 0, done.stderr
     losses = losses_of(tmp_path)
     assert len(losses) == 60 and sum(losses[-3:]) < 0.4 * sum(losses[:3])
     assert Image.open(tmp_path / "detections.png").size == (SIDE, SIDE)
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        import train_retinanet as example
-    finally:
-        sys.path.pop(0)
     data = example.Pictures(drawn, drawn / "boxes.json", SIDE)
     model = example.RetinaNet(2, None).eval()
     model.load_state_dict(torch.load(tmp_path / "last.pt")["model"])
@@ -111,8 +113,33 @@ def test_two_processes_and_mixed_precision(drawn, tmp_path):
     assert (tmp_path / "last.pt").exists() and not (tmp_path / "last.tmp").exists()
 
 
-def test_what_is_missing_is_named(drawn, tmp_path):
+@pytest.mark.slow
+def test_an_interruption_leaves_no_lines(drawn, tmp_path):
+    assert run(drawn, tmp_path, "--epochs", 1).returncode == 0
+    log = tmp_path / "losses.jsonl"
+    log.write_text(log.read_text() + '{"epoch": 2, "classification": 1.0, "bbox_regression": 1.0}\n{"epoch": 2, "cl')
+    done = run(drawn, tmp_path, "--epochs", 2, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1] * 3 + [2] * 3
+
+
+def test_what_is_missing_is_named(drawn, tmp_path, example):
     done = run(drawn / "nowhere", tmp_path)
     assert done.returncode == 2 and "nowhere does not exist" in done.stderr
     done = run(drawn, tmp_path, "--resume")
     assert done.returncode == 2 and "last.pt does not exist" in done.stderr
+    for change, message in (
+        (lambda data: data["images"].append({"id": 99, "file_name": "none.png", "height": 9, "width": 9}), ""),
+        (lambda data: data["images"][3].update(file_name="gone.png", height=SIDE, width=SIDE), "gone.png"),
+        (lambda data: data["annotations"].clear(), "has no boxes that can be used"),
+        (lambda data: data.pop("images"), "has no lists 'images' and 'annotations'"),
+    ):
+        data = json.loads((drawn / "boxes.json").read_text())
+        change(data)
+        file = tmp_path / "changed.json"
+        file.write_text(json.dumps(data))
+        if message:
+            with pytest.raises(SystemExit, match=message):
+                example.Pictures(drawn, file, 64)
+        else:
+            assert len(example.Pictures(drawn, file, 64)) == 12
