@@ -11,7 +11,10 @@ import torch
 pytestmark = pytest.mark.peers
 pytest.importorskip("torchvision.models.detection")
 
+from alike import assert_steps_alike  # noqa: E402
 from test_accelerate import Around, batch, retinanet  # noqa: E402
+from test_accelerate_rpn import batch as batch_of_rpn  # noqa: E402
+from test_accelerate_rpn import both  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
 
 from anchor_ext.compat.torchvision import accelerate, restore  # noqa: E402
@@ -65,3 +68,10 @@ def test_what_takes_torchvisions_way(what, one_thread):
     if what == "boxes with a gradient":
         sum(losses.values()).backward()
         assert around.targets[0]["boxes"].grad is not None
+
+
+def test_a_method_of_its_own_of_the_rpns_matcher(one_thread):
+    stock, model, _ = both()
+    for one in (stock, model):
+        one.rpn.proposal_matcher.set_low_quality_matches_ = lambda *_: None
+    assert_steps_alike(model, stock, *batch_of_rpn())

@@ -113,6 +113,14 @@ def test_two_processes_and_mixed_precision(drawn, tmp_path):
     assert (tmp_path / "last.pt").exists() and not (tmp_path / "last.tmp").exists()
 
 
+def test_boxes_follow_their_picture(drawn, tmp_path, example):
+    data = json.loads((drawn / "boxes.json").read_text())
+    data["annotations"] = [{"image_id": 0, "category_id": 8, "bbox": [100, 90, 300, 20]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    ((image, boxes, labels),) = example.Pictures(drawn, tmp_path / "boxes.json", SIDE // 2)
+    assert image.shape == (3, 64, 64) and labels.tolist() == [0] and boxes.tolist() == [[50, 45, 64, 55]]
+
+
 @pytest.mark.slow
 def test_an_interruption_leaves_no_lines(drawn, tmp_path):
     assert run(drawn, tmp_path, "--epochs", 1).returncode == 0
@@ -128,6 +136,9 @@ def test_what_is_missing_is_named(drawn, tmp_path, example):
     assert done.returncode == 2 and "nowhere does not exist" in done.stderr
     done = run(drawn, tmp_path, "--resume")
     assert done.returncode == 2 and "last.pt does not exist" in done.stderr
+    torch.save({"names": ["cat", "dog"], "model": {}}, tmp_path / "last.pt")
+    done = run(drawn, tmp_path, "--resume")
+    assert done.returncode == 1 and "last.pt has the classes ['cat', 'dog']; expected ['box', 'ring']" in done.stderr
     for change, message in (
         (lambda data: data["images"].append({"id": 99, "file_name": "none.png", "height": 9, "width": 9}), ""),
         (lambda data: data["images"][3].update(file_name="gone.png", height=SIDE, width=SIDE), "gone.png"),

@@ -111,6 +111,22 @@ def test_other_types(dtype):
     assert all(grad.dtype == dtype and bool(grad.isfinite().all()) for grad in grads)
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_detections_of_16_bits(dtype):
+    pytest.importorskip("torchvision")
+    case = Case()
+    for found in AFTER(case.logits.to(dtype), case.deltas, SHAPE):
+        assert found["scores"].dtype == dtype and found["boxes"].dtype == torch.float32 and len(found["scores"]) > 0
+
+
+def test_the_boxes_are_the_coders():
+    case, coder = Case(), BoxCoder.torchvision((2.0, 2.0, 3.0, 3.0))
+    found, boxes = RetinaNetPostprocess(ANCHORS, coder=coder).candidates(case.logits, case.deltas, SHAPE)
+    every = ANCHORS.decode(case.deltas, SHAPE, coder=coder)
+    assert torch.equal(boxes, every.gather(1, found.indices[..., None].expand(-1, -1, 4)))
+
+
 @pytest.mark.quick
 def test_modules_without_a_state():
     case = Case()
