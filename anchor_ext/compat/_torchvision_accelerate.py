@@ -47,13 +47,14 @@ def _undo_all(module: Any) -> None:
             undo(part)
 
 
-def accelerate(model: Any) -> Accelerated:
+def accelerate(model: Any, float32: bool) -> Accelerated:
     """The call behind `anchor_ext.compat.torchvision.accelerate`."""
+    check.that(isinstance(float32, bool), "float32", float32, "True or False")
     module = _module_of(model)
     for detector, change in _DETECTORS:
         if isinstance(module, detector):
             _undo_all(module)
-            parts = change(module)
+            parts = change(module, float32)
             left = {part: why for part, why in parts.items() if why is not None}
             return Accelerated(tuple(part for part in parts if part not in left), left)
     raise check.CompatError(f"model is {check.show(type(module).__name__)}; expected {_EXPECTED}")

@@ -11,10 +11,11 @@ from torchvision.models.detection import retinanet
 from torchvision.ops import clip_boxes_to_image
 
 from .. import select
+from .._recording import is_traced
 from ..coders import BoxCoder
 from ..losses import box_loss, focal_loss
 from ..postprocessing import suppressed
-from ._torchvision_swapped import Swapped, drop_in, must_not_override, swap, why_not_ours
+from ._torchvision_swapped import Swapped, drop_in, is_16_bit, must_not_override, swap, why_not_ours
 
 __all__ = ["accelerate"]
 
@@ -34,11 +35,12 @@ class RetinaNet(Swapped):
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         boxes, labels = [target["boxes"] for target in targets], [target["labels"] for target in targets]
         level_shapes, image_shape, dtype = getattr(self.anchor_generator, "recent", ([], None, None))
-        # Anchors of 16 bits, under autocast, are rounded as torchvision rounds them: its own way is taken.
+        # Anchors and outputs of 16 bits, under autocast, are rounded as torchvision rounds them: its own way is taken.
         exact = dtype == torch.float32 and all(own.dtype == torch.float32 and not own.requires_grad for own in boxes)
-        exact = exact and all(of.dtype in (torch.float32, torch.float64) for of in (logits, deltas))
+        if not self._accelerated.float32:
+            exact = exact and not any(is_16_bit(of.dtype) for of in (logits, deltas))
         stays = "losses" not in self._accelerated.parts or _why_losses_stay(self, self.anchor_generator)
-        if not exact or stays:  # also what was changed since
+        if not exact or stays or is_traced():  # also what was changed since
             return super().compute_loss(targets, head_outputs, anchors)  # type: ignore[misc]
         grid, matcher, regression = self.anchor_generator.grid, self.proposal_matcher, self.head.regression_head
         matched = grid.match(
@@ -67,10 +69,15 @@ class RetinaNet(Swapped):
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> Any:
+        if self._accelerated.float32:
+            head_outputs = {
+                name: [level.float() if is_16_bit(level.dtype) else level for level in levels]
+                for name, levels in head_outputs.items()
+            }
         # Scores that are selected have no gradient, which torchvision's have.
         with_gradient = torch.is_grad_enabled() and any(level.requires_grad for level in head_outputs["cls_logits"])
         own_coder = type(self.box_coder) is not det_utils.BoxCoder  # type: ignore[attr-defined]
-        if "postprocessing" not in self._accelerated.parts or with_gradient or own_coder:
+        if "postprocessing" not in self._accelerated.parts or with_gradient or own_coder or is_traced():
             return super().postprocess_detections(head_outputs, anchors, image_shapes)  # type: ignore[misc]
         found = select(
             head_outputs["cls_logits"],
@@ -79,7 +86,7 @@ class RetinaNet(Swapped):
         )
         deltas = torch.cat(head_outputs["bbox_regression"], dim=1)
         deltas = deltas.gather(1, found.indices[..., None].expand(-1, -1, 4))
-        own = torch.cat(anchors[0])[found.indices]  # of every image the same
+        own = torch.stack([torch.cat(levels)[index] for levels, index in zip(anchors, found.indices, strict=True)])
         decoded = self.box_coder.decode_single(deltas.flatten(0, 1), own.flatten(0, 1))  # type: ignore[attr-defined]
         boxes = decoded.view(deltas.shape)
         clipped = torch.stack(list(map(clip_boxes_to_image, boxes, image_shapes)))
@@ -115,7 +122,7 @@ def _why_losses_stay(model: Any, generator: Any) -> str:
     return ""
 
 
-def accelerate(model: Any) -> dict[str, str | None]:
+def accelerate(model: Any, float32: bool) -> dict[str, str | None]:
     """Changes the model; every part with a reason why it is left, or None."""
     must_not_override(model, retinanet.RetinaNet, _REPLACED)
     left: dict[str, str] = {}
@@ -128,5 +135,5 @@ def accelerate(model: Any) -> dict[str, str | None]:
         left["losses"] = why
     if type(model.box_coder) is not det_utils.BoxCoder:
         left["postprocessing"] = f"box_coder is a {type(model.box_coder).__name__}; expected torchvision's BoxCoder"
-    swap(model, RetinaNet, generator, [part for part in _PARTS if part not in left])
+    swap(model, RetinaNet, generator, [part for part in _PARTS if part not in left], float32)
     return {part: left.get(part) for part in _PARTS}

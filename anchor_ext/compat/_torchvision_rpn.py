@@ -13,7 +13,7 @@ from torchvision.ops import boxes as box_ops
 
 from .._recording import is_traced
 from . import _check as check
-from ._torchvision_swapped import Swapped, drop_in, must_not_override, swap, why_not_ours
+from ._torchvision_swapped import Swapped, drop_in, is_16_bit, must_not_override, swap, why_not_ours
 
 __all__ = ["accelerate"]
 
@@ -46,6 +46,8 @@ class RegionProposalNetwork(Swapped):
         anchors = self.anchor_generator(images, maps)
         sizes = [level[0].numel() for level in per_level]
         objectness, deltas = rpn.concat_box_prediction_layers(per_level, deltas_per_level)
+        if self._accelerated.float32 and is_16_bit(objectness.dtype):
+            objectness, deltas = objectness.float(), deltas.float()
         boxes = self._proposals(objectness, deltas, anchors, images.image_sizes, sizes)
         if not self.training:
             return boxes, {}
@@ -145,7 +147,7 @@ def _why_losses(module: Any, generator: Any) -> str:
     return ""
 
 
-def accelerate(model: Any) -> dict[str, str | None]:
+def accelerate(model: Any, float32: bool) -> dict[str, str | None]:
     """Changes the model; every part with a reason why it is left, or None."""
     module = model.rpn
     expected = "torchvision's RegionProposalNetwork"
@@ -162,6 +164,6 @@ def accelerate(model: Any) -> dict[str, str | None]:
         left["losses"] = why
     if why := _why_coder(module):
         left["proposals"] = why
-    swap(module, RegionProposalNetwork, generator, [part for part in _PARTS if part not in left])
+    swap(module, RegionProposalNetwork, generator, [part for part in _PARTS if part not in left], float32)
     swap(model, Detector)
     return {part: left.get(part) for part in _PARTS}

@@ -12,6 +12,7 @@ from torchvision.ops import boxes as box_ops
 
 from .._recording import is_traced
 from ..matchers import SSDMatcher
+from . import _check as check
 from ._torchvision_swapped import Swapped, drop_in, must_not_override, swap, why_not_ours
 
 __all__ = ["accelerate"]
@@ -78,8 +79,10 @@ def _why_matching(model: Any, generator: Any, levels: int | None = None) -> str:
     return ""
 
 
-def accelerate(model: Any) -> dict[str, str | None]:
+def accelerate(model: Any, float32: bool) -> dict[str, str | None]:
     """Changes the model; every part with a reason why it is left, or None."""
+    expected = "False for an SSD, whose losses and boxes stay torchvision's"
+    check.that(not float32, "float32", float32, expected)
     must_not_override(model, ssd.SSD, ("forward",))
     left = {"postprocessing": "its loop over classes stays torchvision's"}
     generator = drop_in(model.anchor_generator)

@@ -15,7 +15,7 @@ from . import _check as check
 from ._follow import has_own
 from .torchvision import _ANCHORS, _DEFAULT_BOXES, AnchorGenerator, DefaultBoxGenerator
 
-__all__ = ["State", "Swapped", "drop_in", "must_not_override", "swap", "type_of", "undo", "why_not_ours"]
+__all__ = ["State", "Swapped", "drop_in", "is_16_bit", "must_not_override", "swap", "type_of", "undo", "why_not_ours"]
 
 
 @dataclasses.dataclass
@@ -25,12 +25,30 @@ class State:
     generator: nn.Module | None
     parts: frozenset[str]
     installed: nn.Module | None = None
+    float32: bool = False
 
 
 def _remember(generator: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], anchors: Any) -> None:
     """A forward hook: what the last anchors were made for, which the loss has to know."""
     images, features = (*arguments, *(keywords[name] for name in ("image_list", "feature_maps") if name in keywords))
     generator.recent = ([feature.shape[-2:] for feature in features], images.tensors.shape[-2:], features[0].dtype)
+
+
+def _in_float32(generator: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], anchors: Any) -> Any:
+    """A forward hook: anchors that autocast would have in 16 bits."""
+    _remember(generator, arguments, keywords, anchors)
+    level_shapes, image_shape, dtype = generator.recent
+    if not is_16_bit(dtype):
+        return anchors
+    generator.recent = (level_shapes, image_shape, torch.float32)
+    return [generator.grid(level_shapes, image_shape=image_shape, device=anchors[0].device)] * len(anchors)
+
+
+_HOOKS = (_remember, _in_float32)
+
+
+def is_16_bit(dtype: torch.dtype) -> bool:
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 class Swapped:
@@ -70,28 +88,35 @@ def type_of(module: Any) -> Any:
     return type(module).__bases__[1] if isinstance(module, Swapped) else type(module)
 
 
-def swap(module: Any, methods: type[Swapped], generator: nn.Module | None = None, parts: Iterable[str] = ()) -> None:
+def swap(
+    module: Any,
+    methods: type[Swapped],
+    generator: nn.Module | None = None,
+    parts: Iterable[str] = (),
+    float32: bool = False,
+) -> None:
     """Gives a module the replaced methods, and a generator in place of its own."""
     own = module.anchor_generator if generator is not None else None
-    module.__dict__["_accelerated"] = State(own, frozenset(parts), generator)
+    module.__dict__["_accelerated"] = State(own, frozenset(parts), generator, float32)
     if generator is not None:
         module.anchor_generator = generator
-        if methods._watches_generator and not why_not_ours(generator):
-            generator.register_forward_hook(_remember, with_kwargs=True)
+        if (methods._watches_generator or float32) and not why_not_ours(generator):
+            generator.register_forward_hook(_in_float32 if float32 else _remember, with_kwargs=True)
     object.__setattr__(module, "__class__", _class_of(methods, type(module)))
 
 
 def undo(module: Any, *, keeps_generator: bool = False) -> None:
-    state, watches = module.__dict__.pop("_accelerated"), module._watches_generator
+    state = module.__dict__.pop("_accelerated")
+    watches = module._watches_generator or state.float32
     object.__setattr__(module, "__class__", type_of(module))
     if state.generator is None or keeps_generator:
         return
     if watches:
-        hooks = module.anchor_generator._forward_hooks
-        for key in [key for key, hook in hooks.items() if hook is _remember]:
-            del hooks[key]
-            module.anchor_generator._forward_hooks_with_kwargs.pop(key, None)
-        vars(module.anchor_generator).pop("recent", None)  # whoever shares the generator goes torchvision's way
+        for generator in (module.anchor_generator, state.installed):
+            for key in [key for key, hook in generator._forward_hooks.items() if hook in _HOOKS]:
+                del generator._forward_hooks[key]
+                generator._forward_hooks_with_kwargs.pop(key, None)
+            vars(generator).pop("recent", None)  # whoever shares the generator goes torchvision's way
     if module.anchor_generator is state.installed:  # else it has been given another since
         module.anchor_generator = state.generator
 
@@ -109,7 +134,7 @@ def why_not_ours(generator: Any) -> str:
     if kind not in (AnchorGenerator, DefaultBoxGenerator):
         return f"anchor_generator is a {kind.__name__}; expected torchvision's or anchor_ext's"
     hooks = [*generator._forward_hooks.values(), *generator._forward_pre_hooks.values()]
-    if any(hook is not _remember for hook in hooks):
+    if any(hook not in _HOOKS for hook in hooks):
         return "anchor_generator has hooks"
     if "forward" in vars(generator) or has_own(generator, *(_ANCHORS if kind is AnchorGenerator else _DEFAULT_BOXES)):
         return "anchor_generator has methods of its own"

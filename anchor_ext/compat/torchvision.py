@@ -403,7 +403,7 @@ def _quotient(name: str) -> str:
     return f"quotient/{name}/{check.name_of(promoted(DTYPES[name]))}"
 
 
-def accelerate(model: nn.Module) -> Any:
+def accelerate(model: nn.Module, *, float32: bool = False) -> Any:
     """Replaces, in a detector of torchvision's, what stands around the network: in a RetinaNet anchors, matching, both
     losses, and post-processing up to non-maximum suppression; in a FasterRCNN, MaskRCNN or KeypointRCNN the same of
     its `rpn`; in an SSD default boxes and matching.
@@ -415,16 +415,19 @@ def accelerate(model: nn.Module) -> Any:
     Args:
         model: the detector, also inside of torch.compile's or DistributedDataParallel's wrapper. A model that is
             accelerated already is accelerated anew.
+        float32: under autocast, anchors, losses and boxes are those of the head's outputs in float32. False: they are
+            torchvision's, of anchors with 16 bits, and a training step takes torchvision's way. Not for an SSD.
 
     Returns:
         An object with `replaced`, the names of the parts, and `left`, the others with a reason each.
 
     Raises:
-        CompatError: `model` is none of these detectors, or its class overrides what would be replaced.
+        CompatError: `model` is none of these detectors, or its class overrides what would be replaced; or `float32`
+            is no bool, or True for an SSD.
     """
     from ._torchvision_accelerate import accelerate
 
-    return accelerate(model)
+    return accelerate(model, float32)
 
 
 def restore(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from test_accelerate_rpn import batch as batch_of_rpn  # noqa: E402
 from test_accelerate_rpn import both  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator as Original  # noqa: E402
 
-from anchor_ext.compat.torchvision import accelerate, restore  # noqa: E402
+from anchor_ext.compat.torchvision import AnchorGenerator, accelerate, restore  # noqa: E402
 
 
 def test_a_copy_of_a_compiled_model_has_its_own_weights(one_thread):
@@ -75,3 +75,47 @@ def test_a_method_of_its_own_of_the_rpns_matcher(one_thread):
     for one in (stock, model):
         one.rpn.proposal_matcher.set_low_quality_matches_ = lambda *_: None
     assert_steps_alike(model, stock, *batch_of_rpn())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_takes_torchvisions_way(one_thread):
+    class Boxes(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, image):
+            return self.model([image])[0]["boxes"]
+
+    stock, model = retinanet(), retinanet()
+    accelerate(model)
+    image = batch()[0][0]
+    with torch.no_grad():
+        traced = torch.jit.trace(Boxes(model), image, check_trace=False)
+        assert torch.equal(traced(image), Boxes(stock)(image))
+
+
+def test_anchors_that_differ_from_image_to_image(one_thread):
+    """A generator of the user's own may give them."""
+
+    class Shifted(Original):
+        def forward(self, images, maps):
+            return [boxes + 40 * i for i, boxes in enumerate(super().forward(images, maps))]
+
+    stock = retinanet()
+    stock.anchor_generator = Shifted(stock.anchor_generator.sizes, stock.anchor_generator.aspect_ratios)
+    model = copy.deepcopy(stock)
+    assert accelerate(model).replaced == ("postprocessing",)
+    images, _ = batch()
+    with torch.no_grad():
+        for got, wanted in zip(model(images), stock(images), strict=True):
+            torch.testing.assert_close(got["boxes"], wanted["boxes"], rtol=1e-6, atol=2e-5)
+
+
+def test_a_generator_that_was_taken_away_is_as_before(one_thread):
+    ours = AnchorGenerator(((16,), (32,), (64,), (128,), (256,)))
+    model = retinanet(anchor_generator=ours, head=retinanet().head)
+    accelerate(model)
+    model.anchor_generator = Original(((16,), (32,), (64,), (128,), (256,)))
+    restore(model)
+    assert not ours._forward_hooks and "recent" not in vars(ours)
