@@ -66,7 +66,7 @@ bench: install
 	@$(BIN)/python benchmarks/fitting.py
 
 # The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there. With a folder
-# SUITES of their sources, as they clone, their own suites run as well, with the drop-ins and without.
+# SUITES of their sources, as they clone, their own suites run as well: as they are, with the drop-ins and accelerated.
 peers: install
 	@$(PIP) install torchvision "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
 	@$(PIP) install --no-deps -r tests/peers.txt

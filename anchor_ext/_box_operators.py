@@ -14,8 +14,8 @@ from ._arguments import image_shape as read_image_shape
 from ._arguments import index as read_index
 from ._arguments import is_sequence, shape_of, show
 from ._batches import boxes_of, labels_of
-from ._operators import Operator, call, register
-from ._recording import is_compiled, is_symbolic, is_traced
+from ._operators import Operator, call, must_not_be_traced, register
+from ._recording import is_compiled, is_symbolic
 from ._spec import DTYPES, Configuration, layout_of
 from .coders import BoxCoder
 
@@ -26,7 +26,6 @@ __all__ = [
     "encode",
     "matched_of",
     "must_be_of_boxes",
-    "must_not_be_traced",
     "targets",
     "text_of",
 ]
@@ -146,12 +145,6 @@ def text_of(coder: Any) -> str:
     return coder._text  # type: ignore[attr-defined, no-any-return]
 
 
-def must_not_be_traced(name: str) -> None:
-    """Raises RuntimeError in a torch.jit.trace."""
-    if is_traced():
-        raise RuntimeError(f"{name} cannot be traced; compile or export it, or call it outside of what is traced")
-
-
 def dense(name: str, value: Any, expected: str) -> Tensor:
     """A strided tensor of a floating-point type."""
     if not isinstance(value, Tensor):
@@ -211,7 +204,7 @@ def decode(
     index: Any,
     clip: Any,
 ) -> Tensor:
-    if is_traced() and not torch.onnx.is_in_onnx_export():
+    if not torch.onnx.is_in_onnx_export():
         must_not_be_traced("decode")
     expected = "expected a tensor (images, anchors, 4)"
     deltas = dense("deltas", deltas, expected)

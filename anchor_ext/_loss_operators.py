@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ._arguments import number, shape_of, show
 from ._batches import boxes_of, labels_of
-from ._box_operators import COMPUTED, dense, matched_of, must_be_of_boxes, must_not_be_traced, text_of
-from ._operators import Operator, call, register
+from ._box_operators import COMPUTED, dense, matched_of, must_be_of_boxes, text_of
+from ._operators import Operator, call, must_not_be_traced, register
 from ._recording import constants, is_compiled
 from ._spec import Configuration
 

@@ -12,8 +12,8 @@ from ._anchor_operators import count_anchors
 from ._arguments import show
 from ._batches import ONE, as_computed, boxes_of, must_be_alike, one_image
 from ._library import native
-from ._operators import Operator, call, register
-from ._recording import constant_to_the_compiler, constants, is_compiled, is_traced
+from ._operators import Operator, call, must_not_be_traced, register
+from ._recording import constant_to_the_compiler, constants, is_compiled
 from ._spec import Configuration, native_of
 from .matchers import MaxIoUAssigner, Rule, thresholds_of, torchvision_entries
 
@@ -110,8 +110,7 @@ def match(
     ignored: Any,
 ) -> Any:
     """Of (high, low, allow_low_quality, low_quality_needs_overlap), or of another framework's rule."""
-    if is_traced():
-        raise RuntimeError("match cannot be traced; compile or export it, or call it outside of what is traced")
+    must_not_be_traced("match")
     if matcher is None:
         if is_compiled():
             text = _text(*constants(options))

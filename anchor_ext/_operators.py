@@ -1,4 +1,4 @@
-"""Makes of a family's record an operator: what torch's compilers, exporters and autograd need beside its kernel.
+"""Registers what torch's compilers, exporters and autograd need beside an operator's kernel.
 
 The schema and the kernel are registered in C++ (csrc/<family>/op.cpp). A family's module writes one `Operator` per
 schema and registers it; nothing here or elsewhere knows which families there are.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ._recording import below_autograd, has_tangent, is_compiled, is_exported_to_onnx, is_traced, unseen_by_trace
 
-__all__ = ["REGISTERED", "Operator", "call", "is_ours", "register"]
+__all__ = ["REGISTERED", "Operator", "call", "is_ours", "must_not_be_traced", "register"]
 
 _OURS = frozenset(("cpu", "cuda", "meta"))
 
@@ -29,9 +29,9 @@ class Operator:
     Args:
         name: in torch.ops.anchor_ext.
         fake: takes the operator's arguments, and returns empty tensors of the results' shapes.
+        standard: the same in torch's own operators, for exports to ONNX, or what raises why not; takes the operator's
+            arguments, whose sizes may be symbols or tensors of no dimensions.
         backward, setup_context: as torch.library.register_autograd takes them.
-        standard: the same in torch's own operators, for exports to ONNX; takes the operator's arguments, whose sizes
-            may be symbols or tensors of no dimensions.
         script: a function that TorchScript compiles, for torch.jit.trace; takes the operator's arguments, with a list
             of tensors in place of each list of sizes and, in place of the device, a tensor that is there: `like`.
     """
@@ -40,7 +40,7 @@ class Operator:
     fake: Callable[..., Any]
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., Any] | None = None
-    standard: Callable[..., Any] | None = None
+    standard: Callable[..., Any] = dataclasses.field(kw_only=True)
     script: Callable[..., Any] | None = None
 
 
@@ -57,9 +57,15 @@ def register(operator: Operator) -> None:
 
 
 def _fake(operator: Operator, *arguments: Any, **keywords: Any) -> Any:
-    if operator.standard is not None and is_exported_to_onnx():
+    if is_exported_to_onnx():
         operator.standard(*arguments, **keywords)  # raises what ONNX cannot express, as an exporter's second attempt
     return operator.fake(*arguments, **keywords)
+
+
+def must_not_be_traced(name: str) -> None:
+    """Raises RuntimeError in a torch.jit.trace."""
+    if is_traced():
+        raise RuntimeError(f"{name} cannot be traced; compile or export it, or call it outside of what is traced")
 
 
 def is_ours(device: torch.device) -> bool:
@@ -75,7 +81,7 @@ def call(
     like: Tensor | None = None,
     **keywords: Any,
 ) -> Any:
-    """The operator's result on any device; its arguments' lists are lists of sizes.
+    """The operator's result on any device. Its arguments' lists hold sizes or tensors.
 
     An operator that takes no device takes it from its first argument, a tensor. A trace takes it from `like`, if that
     is given, whenever it runs.
@@ -88,7 +94,7 @@ def call(
         arguments = tuple(_moved(argument, place) for argument in arguments)
         keywords = {key: _moved(value, place) for key, value in keywords.items()}
     if is_exported_to_onnx():
-        result = REGISTERED[name].standard(*arguments, **keywords)  # type: ignore[misc]
+        result = REGISTERED[name].standard(*arguments, **keywords)
     elif is_traced():
         if takes_device:
             del keywords["device"]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ._anchor_standard import constant
 from ._arguments import is_sequence, number, shape_of, show
-from ._box_operators import dense, must_not_be_traced
+from ._box_operators import dense
 from ._library import build_info
-from ._operators import Operator, call, register
+from ._operators import Operator, call, must_not_be_traced, register
 from ._recording import is_compiled, is_exported_to_onnx, is_symbolic
 
 __all__ = ["select"]

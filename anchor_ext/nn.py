@@ -137,8 +137,8 @@ class RetinaNetLoss(nn.Module):
 class RetinaNetPostprocess(nn.Module):
     """From a RetinaNet's logits and deltas to detections: candidates, their boxes, non-maximum suppression.
 
-    Only the candidates are decoded. The first and only wait for a device is for how many there are, before
-    suppression, which is torchvision's `batched_nms`.
+    Only the candidates are decoded. It waits for the device once, for how many there are, and then inside of
+    torchvision's `batched_nms`.
 
     Args:
         anchors: the model's `Anchors`.

@@ -19,11 +19,7 @@ def decomposition_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     bits in onnxruntime, for any image size if those of the export are dynamic. What ONNX would round twice is refused:
     anchors in float16 or bfloat16 of an arithmetic whose sums are float64, and inside flags in those types.
     """
-    return {
-        getattr(torch.ops.anchor_ext, name).default: operator.standard
-        for name, operator in REGISTERED.items()
-        if operator.standard is not None
-    }
+    return {getattr(torch.ops.anchor_ext, name).default: operator.standard for name, operator in REGISTERED.items()}
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:

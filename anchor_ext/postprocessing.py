@@ -34,7 +34,7 @@ def suppressed(found: Selection, boxes: Tensor, threshold: float, most: int) -> 
     from torchvision.ops import batched_nms
 
     detections = []
-    for i, count in enumerate(found.counts.tolist()):  # the only wait for a device before those inside nms
+    for i, count in enumerate(found.counts.tolist()):  # a wait for the device
         own, scores, labels = boxes[i, :count], found.scores[i, :count], found.labels[i, :count]
         keep = batched_nms(own, scores.to(own.dtype), labels, threshold)[:most]
         detections.append({"boxes": own[keep], "scores": scores[keep], "labels": labels[keep]})

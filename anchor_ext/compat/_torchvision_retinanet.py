@@ -15,7 +15,7 @@ from .._recording import is_traced
 from ..coders import BoxCoder
 from ..losses import box_loss, focal_loss
 from ..postprocessing import suppressed
-from ._torchvision_swapped import Swapped, drop_in, is_16_bit, must_not_override, swap, why_not_ours
+from ._torchvision_swapped import Swapped, drop_in, is_16_bit, matched, must_not_override, swap, why_not_ours
 
 __all__ = ["accelerate"]
 
@@ -24,7 +24,7 @@ _REPLACED = ("compute_loss", "postprocess_detections")
 
 
 class RetinaNet(Swapped):
-    """The replaced methods."""
+    """The replacing methods."""
 
     _watches_generator = True
     anchor_generator: Any
@@ -42,20 +42,13 @@ class RetinaNet(Swapped):
         stays = "losses" not in self._accelerated.parts or _why_losses_stay(self, self.anchor_generator)
         if not exact or stays or is_traced():  # also what was changed since
             return super().compute_loss(targets, head_outputs, anchors)  # type: ignore[misc]
-        grid, matcher, regression = self.anchor_generator.grid, self.proposal_matcher, self.head.regression_head
-        matched = grid.match(
-            boxes,
-            level_shapes,
-            image_shape=image_shape,
-            high=matcher.high_threshold,
-            low=matcher.low_threshold,
-            allow_low_quality=matcher.allow_low_quality_matches,
-        )
+        grid, regression = self.anchor_generator.grid, self.head.regression_head
+        of_anchors = matched(self, boxes, level_shapes, image_shape)
         return {
-            "classification": focal_loss(logits, matched, labels),
+            "classification": focal_loss(logits, of_anchors, labels),
             "bbox_regression": box_loss(
                 deltas,
-                matched,
+                of_anchors,
                 boxes,
                 grid,
                 image_shape,

@@ -13,7 +13,7 @@ from torchvision.ops import boxes as box_ops
 
 from .._recording import is_traced
 from . import _check as check
-from ._torchvision_swapped import Swapped, drop_in, is_16_bit, must_not_override, swap, why_not_ours
+from ._torchvision_swapped import Swapped, drop_in, is_16_bit, matched, must_not_override, swap, why_not_ours
 
 __all__ = ["accelerate"]
 
@@ -26,7 +26,7 @@ class Detector(Swapped):
 
 
 class RegionProposalNetwork(Swapped):
-    """The replaced methods."""
+    """The replacing methods."""
 
     anchor_generator: Any
     box_coder: Any
@@ -55,8 +55,8 @@ class RegionProposalNetwork(Swapped):
             raise ValueError("targets should not be None")
         if "losses" in parts and self._is_exact(anchors, targets):
             truth = [target["boxes"] for target in targets]
-            matched = self._matched(truth, maps, images.tensors.shape[-2:])
-            losses = self._losses(objectness, deltas, anchors, truth, matched)
+            of_anchors = matched(self, truth, [feature.shape[-2:] for feature in maps], images.tensors.shape[-2:])
+            losses = self._losses(objectness, deltas, anchors, truth, of_anchors)
         else:
             labels, theirs = self.assign_targets_to_anchors(anchors, targets)  # type: ignore[attr-defined]
             encoded = self.box_coder.encode(theirs, anchors)
@@ -93,28 +93,16 @@ class RegionProposalNetwork(Swapped):
         boxes = [target["boxes"] for target in targets]
         return all(own.dtype == torch.float32 and own.ndim == 2 and own.shape[1] == 4 for own in boxes)
 
-    def _matched(self, boxes: list[Tensor], maps: list[Tensor], image_shape: Any) -> Any:
-        """As `assign_targets_to_anchors`: per image and anchor a box or a negative number."""
-        matcher = self.proposal_matcher
-        return self.anchor_generator.grid.match(
-            boxes,
-            [feature.shape[-2:] for feature in maps],
-            image_shape=image_shape,
-            high=matcher.high_threshold,
-            low=matcher.low_threshold,
-            allow_low_quality=matcher.allow_low_quality_matches,
-        )
-
     def _losses(
-        self, objectness: Tensor, deltas: Tensor, anchors: list[Tensor], boxes: list[Tensor], matched: Tensor
+        self, objectness: Tensor, deltas: Tensor, anchors: list[Tensor], boxes: list[Tensor], of_anchors: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `compute_loss`, with targets of the sampled anchors alone."""
-        labels = (matched >= 0).to(torch.float32) - (matched == -2).to(torch.float32)
+        labels = (of_anchors >= 0).to(torch.float32) - (of_anchors == -2).to(torch.float32)
         of_images = self.fg_bg_sampler(list(labels.unbind()))
         positive, negative = (torch.where(torch.cat(masks))[0] for masks in of_images)
         sampled = torch.cat([positive, negative])
         images = [torch.where(mask)[0] for mask in of_images[0]]
-        truth = [own[row[index]] for own, row, index in zip(boxes, matched, images, strict=True)]
+        truth = [own[row[index]] for own, row, index in zip(boxes, of_anchors, images, strict=True)]
         theirs = [of_image[index] for of_image, index in zip(anchors, images, strict=True)]
         encoded = self.box_coder.encode_single(torch.cat(truth), torch.cat(theirs))
         box_loss = functional.smooth_l1_loss(deltas[positive], encoded, beta=1 / 9, reduction="sum") / sampled.numel()

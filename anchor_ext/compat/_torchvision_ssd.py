@@ -26,7 +26,7 @@ def _is_good(target: Any) -> bool:
 
 
 class SSD(Swapped):
-    """The replaced methods."""
+    """The replacing methods."""
 
     anchor_generator: Any
     proposal_matcher: Any

@@ -8,14 +8,25 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import anchor_utils
 
 from . import _check as check
 from ._follow import has_own
 from .torchvision import _ANCHORS, _DEFAULT_BOXES, AnchorGenerator, DefaultBoxGenerator
 
-__all__ = ["State", "Swapped", "drop_in", "is_16_bit", "must_not_override", "swap", "type_of", "undo", "why_not_ours"]
+__all__ = [
+    "State",
+    "Swapped",
+    "drop_in",
+    "is_16_bit",
+    "matched",
+    "must_not_override",
+    "swap",
+    "type_of",
+    "undo",
+    "why_not_ours",
+]
 
 
 @dataclasses.dataclass
@@ -52,7 +63,7 @@ def is_16_bit(dtype: torch.dtype) -> bool:
 
 
 class Swapped:
-    """What replaced methods stand in; the other base is the module's own class."""
+    """A mixin of the replacing methods; the other base is the module's own class."""
 
     _accelerated: State
     _watches_generator = False
@@ -119,6 +130,19 @@ def undo(module: Any, *, keeps_generator: bool = False) -> None:
             vars(generator).pop("recent", None)  # whoever shares the generator goes torchvision's way
     if module.anchor_generator is state.installed:  # else it has been given another since
         module.anchor_generator = state.generator
+
+
+def matched(module: Any, boxes: list[Tensor], level_shapes: Any, image_shape: Any) -> Any:
+    """Per image and anchor a box or a negative number, by the module's generator and its `proposal_matcher`."""
+    matcher = module.proposal_matcher
+    return module.anchor_generator.grid.match(
+        boxes,
+        level_shapes,
+        image_shape=image_shape,
+        high=matcher.high_threshold,
+        low=matcher.low_threshold,
+        allow_low_quality=matcher.allow_low_quality_matches,
+    )
 
 
 def must_not_override(module: Any, original: type, names: Iterable[str]) -> None:

@@ -48,7 +48,7 @@ def best_iou(
         clip: as for `generate`.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type or value; a box is not finite or turned inside out.
+        TypeError, ValueError: an argument has the wrong type or value; a box is not finite, or inverted.
     """
     source = Source(anchors, strides)
     grids, sides = source.over(image_shape, level_shapes)

@@ -1,13 +1,13 @@
-// The CPU's share of the work, one thread's at a time.
+// The CPU kernels; each call runs on the calling thread.
 //
 // A component moves with the column, with the row or with neither. So there are two small tables, each of whole cells
 // as they will be written: of columns, with zero bits for the components that move with the row; and of rows, with
 // zero bits for all others. What is written is one table's bits OR the other's, which serves every layout, arithmetic
-// and output type alike: the pass knows bytes, and no numbers. Flags are the same with AND.
+// and output type alike: the pass moves bytes, not numbers. Flags are the same with AND.
 //
-// That pass should cost what a fill costs. So it reads little: two rows at once share what they read of the columns'
-// table, of which a part that stays in the first cache serves all rows before the next one does. And a row's cell is
-// repeated until the pass gets going.
+// That pass should cost what a fill costs. So it reads little: two rows are written at once, and the columns' table is
+// read once for both. It is taken in tiles that stay in the L1 cache; each tile serves all rows. And a row's cell is
+// repeated to at least kPassBytes, so that the innermost loop is long.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -19,8 +19,8 @@ namespace anchor_ext {
 namespace {
 
 constexpr std::int64_t kVector = 32;        // bytes: the widest that most machines have
-constexpr std::int64_t kTileBytes = 24576;  // of the columns' table: a first cache has 32 KB or more
-constexpr std::int64_t kPassBytes = 256;    // of a row's cells, at least, for the innermost loop to get going
+constexpr std::int64_t kTileBytes = 24576;  // of the columns' table: an L1 cache has 32 KB or more
+constexpr std::int64_t kPassBytes = 256;    // of a row's cells, at least
 constexpr std::int64_t kMostNumbers = kMaxCellAnchors * kMaxComponents;  // of a cell
 constexpr std::int64_t kMostBytes = std::max(kMostNumbers * static_cast<std::int64_t>(sizeof(double)), kTileBytes);
 static_assert(kMostBytes >= kTileBytes && kTileBytes >= kPassBytes + kVector, "every table has kMostBytes");
@@ -36,8 +36,6 @@ Scratch& scratch() {
   thread_local const std::unique_ptr<Scratch> scratch(new Scratch);
   return *scratch;
 }
-
-std::int64_t bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 template <typename T>
 ANCHOR_EXT_INLINE void round_all(const double* __restrict values, std::int64_t count, void* out) {
@@ -89,8 +87,8 @@ void centres(const Pyramid& pyramid, const Side& side, std::int64_t begin, std::
     for (std::int64_t i = 0; i < cells; ++i) to[i] = centre<false>(pyramid.arithmetic, side, begin + i);
 }
 
-// Of a row's bytes, or of two rows', which read xs but once: out[i] = xs[i] and/or ys[i % period] for i < bytes. The
-// period is a number of whole vectors, and ys has one vector more, if there are as many bytes.
+// The bytes of one row, or of two that share xs: out[i] = xs[i] and/or ys[i % period] for i < bytes. The period is a
+// whole number of vectors. Where there are more bytes than that, ys is readable for one vector beyond it.
 struct Run {
   const unsigned char* xs;
   const unsigned char* ys[2];
@@ -140,8 +138,8 @@ ANCHOR_EXT_INLINE void combine(const Run run) {
 ANCHOR_EXT_CLONES void either(const Run& run) { combine<false>(run); }
 ANCHOR_EXT_CLONES void both(const Run& run) { combine<true>(run); }
 
-// The two kinds of content that write_range() writes: `bytes` per anchor, tables of cells begin .. end-1 along one
-// axis, their combination, and a single anchor.
+// write_range() writes anchors or flags. Either type has the `bytes` of an anchor, table() of the cells begin .. end-1
+// along one axis, combine() of two tables, and one() for a single anchor.
 
 struct Anchors {
   const Pyramid& pyramid;
@@ -282,8 +280,8 @@ void write_range(const Content& content, void* memory, std::int64_t begin, std::
     if (first >= last) continue;
     const std::int64_t first_cell = divide(first - level.begin + cell_anchors - 1, level.by_cell_anchors);
     const std::int64_t last_cell = std::max(divide(last - level.begin, level.by_cell_anchors), first_cell);
-    const auto singly = [&](std::int64_t flat, std::int64_t end) {  // of a cell that the range begins or ends in
-      for (; flat < end; ++flat) content.one(flat, out + flat * content.bytes);
+    const auto singly = [&](std::int64_t flat, std::int64_t stop) {  // of a cell that the range begins or ends in
+      for (; flat < stop; ++flat) content.one(flat, out + flat * content.bytes);
     };
     singly(first, std::min(level.begin + first_cell * cell_anchors, last));
     if (first_cell < last_cell) write_cells(content, level, first_cell, last_cell, out + level.begin * content.bytes);
@@ -303,10 +301,10 @@ void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, voi
   Scratch& memory = anchors.memory;
   std::int64_t sides = 0;
   for (std::int32_t l = 0; l < pyramid.num_levels; ++l) sides += pyramid.levels[l].x.cells + pyramid.levels[l].y.cells;
-  const bool few = sides <= std::min(kMostNumbers, end - begin);  // centres: they are looked up
+  const bool looks_up_centres = sides <= std::min(kMostNumbers, end - begin);
   const double *xs[kMaxLevels], *ys[kMaxLevels];
   double* next = memory.centres;
-  for (std::int32_t l = 0; few && l < pyramid.num_levels; ++l) {
+  for (std::int32_t l = 0; looks_up_centres && l < pyramid.num_levels; ++l) {
     const Level& level = pyramid.levels[l];
     centres(pyramid, level.x, 0, level.x.cells, next);
     xs[l] = next;
@@ -328,8 +326,9 @@ void gather_cpu(const Pyramid& pyramid, const Indices& indices, Dtype dtype, voi
     for (std::int64_t i = 0; i < count; ++i) {
       const Position at = locate(pyramid, wrapped(pyramid, index_at(indices, begin + i)));
       const Level& level = pyramid.levels[at.level];
-      const double x = few ? xs[at.level][at.column] : centre<false>(pyramid.arithmetic, level.x, at.column);
-      const double y = few ? ys[at.level][at.row] : centre<false>(pyramid.arithmetic, level.y, at.row);
+      const double x =
+          looks_up_centres ? xs[at.level][at.column] : centre<false>(pyramid.arithmetic, level.x, at.column);
+      const double y = looks_up_centres ? ys[at.level][at.row] : centre<false>(pyramid.arithmetic, level.y, at.row);
       const double* const cell_anchor = cell_anchor_at(pyramid, level, at.cell_anchor);
       for (int k = 0; k < components; ++k)
         *value++ = sum ? cell_anchor[k] + double_of((bits_of(x) & of_x[k]) | (bits_of(y) & of_y[k]))

@@ -126,7 +126,7 @@ stable::Tensor gather_op(stable::Tensor index, Sides level_shapes, Text spec_tex
                          Sides clip) {
   const ScalarType index_type = index.scalar_type();
   if (index_type != ScalarType::Long && index_type != ScalarType::Int)
-    throw std::invalid_argument("index: expected a tensor of int64 or int32");
+    reject("index is ", shown(index), "; expected int64 or int32");
   if (!index.is_contiguous()) index = stable::contiguous(index);
   const auto spec = spec_of(spec_text.view());
   const Pyramid pyramid = spec->over(request_of(level_shapes, image_shape, clip));
@@ -139,7 +139,7 @@ stable::Tensor gather_op(stable::Tensor index, Sides level_shapes, Text spec_tex
   const stable::Device device = index.device();
   stable::Tensor out = empty(sizes, scalar_type_of(dtype), device);
   if (device.type() == DeviceType::Meta || count == 0) return out;
-  if (index.const_data_ptr() == nullptr) throw std::invalid_argument("index: expected a tensor with memory");
+  if (index.const_data_ptr() == nullptr) reject("index is ", shown(index), " without memory; expected one with memory");
   ANCHOR_EXT_RANGE("gather");
   const Indices indices{index.const_data_ptr(), index_type == ScalarType::Long ? 8 : 4};
   void* const memory = out.mutable_data_ptr();

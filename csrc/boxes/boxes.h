@@ -2,7 +2,7 @@
 //
 // Anchors are rounded to float32, as generate() gives them. The arithmetic is that of the deltas or the boxes, float32
 // or float64; that of float32 for deltas of 16 bits. Those for the CPU do items begin .. end-1 on the calling thread;
-// those for CUDA launch one kernel on `stream` of `device`, which must be current.
+// those for CUDA launch one kernel on `stream` of `device`.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct ImageSides {
   std::int64_t count;  // 0: boxes are not limited; 1: the same for all images
 };
 
-inline constexpr int kMaxCodedImages = 512;  // of one launch, which takes what is each image's own along
+inline constexpr int kMaxCodedImages = 512;  // of one launch: what is each image's own is a kernel parameter
 
 // Boxes [images, of_image, 4] of deltas, and the gradient of these.
 template <typename T>
@@ -82,13 +82,6 @@ void targets_cuda(const Pyramid& pyramid, const Coder& coder, const Matched<C>& 
 
 // What kernels of either kind do with one item.
 
-// An axis of an anchor, or of a box.
-template <typename C, typename From>
-ANCHOR_EXT_HD Ends<C> ends_along(const Box<From>& box, int axis) {
-  return axis == 0 ? Ends<C>{static_cast<C>(box.x1), static_cast<C>(box.x2)}
-                   : Ends<C>{static_cast<C>(box.y1), static_cast<C>(box.y2)};
-}
-
 template <typename C>
 ANCHOR_EXT_HD Extent<C> extent_along(const Coder& coder, const Box<float>& anchor, int axis) {
   const Ends<C> ends = ends_along<C>(anchor, axis);
@@ -121,7 +114,7 @@ ANCHOR_EXT_HD Box<C> encode_gradient_one(const Coder& coder, const Box<float>& a
   return {made[0].low, made[1].low, made[0].high, made[1].high};
 }
 
-// Of an image with `count` boxes from `begin` on among all; no numbers where `matched` is none of its boxes.
+// Of an image with `count` boxes from `begin` on among all; NaN where `matched` is none of its boxes.
 template <typename C>
 ANCHOR_EXT_HD void target_of(const Pyramid& pyramid, const Coder& coder, const Matched<C>& matched,
                              const Targets<C>& targets, std::int64_t image, std::int64_t begin, std::int64_t count,
@@ -131,7 +124,7 @@ ANCHOR_EXT_HD void target_of(const Pyramid& pyramid, const Coder& coder, const M
   C* const delta = targets.deltas + 4 * item;
   targets.labels[item] = is_one ? matched.labels[begin + box] : box;
   if (is_one) return encode_one(coder, box_at(pyramid, anchor), matched.boxes[begin + box], delta);
-  const C value = box < 0 ? C{0} : static_cast<C>(double_of(std::int64_t{0x7ff8} << 48));
+  const C value = box < 0 ? C{0} : static_cast<C>(double_of(kNanBits));
   for (int k = 0; k < 4; ++k) delta[k] = value;
 }
 

@@ -55,7 +55,7 @@ void check_matched(const stable::Tensor& matched, const Integers& begins) {
 Indices indices_of(stable::Tensor& index, const Integers& sizes, const stable::Tensor& like, const char* first) {
   const ScalarType dtype = index.scalar_type();
   if (dtype != ScalarType::Long && dtype != ScalarType::Int)
-    throw std::invalid_argument("index: expected a tensor of int64 or int32");
+    reject("index is ", shown(index), "; expected int64 or int32");
   index = checked("index", index, sizes, dtype, like, first);
   return {index.numel() == 0 ? nullptr : index.const_data_ptr(), dtype == ScalarType::Long ? 8 : 4};
 }
@@ -82,7 +82,7 @@ struct Decoding {
         coder(coder_of(coder_text.view())),
         deltas(as_contiguous(given)),
         index(of_anchors) {
-    if (given.dim() != 3 || given.size(2) != 4) throw std::invalid_argument("deltas: expected a tensor (images, n, 4)");
+    if (given.dim() != 3 || given.size(2) != 4) reject("deltas is ", shown(given), "; expected shape (images, n, 4)");
     items = {given.size(0), given.size(1), {}};
     if (index)
       items.indices = indices_of(*index, {items.images, items.of_image}, given, "deltas");
@@ -170,9 +170,9 @@ struct Encoding {
         sizes(given.sizes().begin(), given.sizes().end()),
         boxes(as_contiguous(given)),
         index(of_anchors) {
-    if (sizes.empty() || sizes.back() != 4) throw std::invalid_argument("boxes: expected a tensor (..., 4)");
+    if (sizes.empty() || sizes.back() != 4) reject("boxes is ", shown(given), "; expected shape (..., 4)");
     if (given.scalar_type() != ScalarType::Float && given.scalar_type() != ScalarType::Double)
-      throw std::invalid_argument("boxes: expected float32 or float64");
+      reject("boxes is ", shown(given), "; expected float32 or float64");
     indices = indices_of(index, {sizes.begin(), sizes.end() - 1}, given, "boxes");
     count = given.numel() / 4;
     if (count > 0 && pyramid.num_anchors == 0)
@@ -243,7 +243,7 @@ std::tuple<stable::Tensor, stable::Tensor> targets_op(stable::Tensor boxes, stab
   const Integers begins = begins_of(counts, boxes);
   const ScalarType dtype = boxes.scalar_type();
   if (dtype != ScalarType::Float && dtype != ScalarType::Double)
-    throw std::invalid_argument("boxes: expected float32 or float64");
+    reject("boxes is ", shown(boxes), "; expected float32 or float64");
   const stable::Tensor given = checked("boxes", boxes, {begins.back(), 4}, dtype, boxes, "boxes");
   const stable::Tensor classes = checked("labels", labels, {begins.back()}, ScalarType::Long, boxes, "boxes");
   const stable::Tensor of_anchors =

@@ -18,7 +18,7 @@ inline bool is_box(const Layout& layout) {
 }
 
 template <typename T>
-ANCHOR_EXT_HD T minimum(T a, T b) {  // as torch: no number, if one is none
+ANCHOR_EXT_HD T minimum(T a, T b) {  // as torch: NaN, if either is
   return a != a ? a : b != b ? b : a < b ? a : b;
 }
 template <typename T>

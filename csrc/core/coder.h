@@ -15,8 +15,6 @@
 
 namespace anchor_ext {
 
-inline constexpr std::int64_t kInfiniteBits = std::int64_t{0x7ff} << 52;
-
 // How deltas are scaled.
 enum class Scaling : std::int32_t {
   none,     // weights of 1
@@ -101,6 +99,13 @@ template <typename C>
 struct Ends {
   C low, high;
 };
+
+// An axis of an anchor, or of a box.
+template <typename C, typename From>
+ANCHOR_EXT_HD Ends<C> ends_along(const Box<From>& box, int axis) {
+  return axis == 0 ? Ends<C>{static_cast<C>(box.x1), static_cast<C>(box.x2)}
+                   : Ends<C>{static_cast<C>(box.y1), static_cast<C>(box.y2)};
+}
 
 template <typename C>
 ANCHOR_EXT_HD Extent<C> extent_of(bool mean_of_ends, C low, C high) {

@@ -37,7 +37,7 @@ ANCHOR_EXT_HD double atanh_series(double z) {
     return atanh_series<kDegree, k + 1>(z) * z + kFactor;
 }
 
-// No number stays what it is.
+// NaN stays NaN.
 template <typename C>
 ANCHOR_EXT_HD C limited(C value, C least, C most) {
   value = value < least ? least : value;
@@ -53,7 +53,7 @@ ANCHOR_EXT_HD float exp_within(float x) {
   const float r = exact - rest, lost = (exact - r) - rest, square = r * r;
   const float low = exp_series<3, 2>(r), middle = exp_series<5, 4>(r), high = exp_series<7, 6>(r);
   const float p = r + (square * (low + square * (middle + square * high)) + lost);
-  // n is in the last bits of `shifted`; by two factors, since 2**n may be no number of its own.
+  // n is in the last bits of `shifted`; by two factors, since 2**n itself may overflow or underflow.
   const std::uint32_t whole = bits_of(shifted), half = whole >> 1;
   return (p + 1.0f) * float_of((half + 127) << 23) * float_of((whole - half + 127) << 23);
 }
@@ -67,7 +67,7 @@ ANCHOR_EXT_HD float exp_of(float x) {
   return exp_within(float_of(limited | (bits & 0x80000000)));
 }
 
-// Of x <= 0; of no number that is negative something.
+// Of x <= 0; of a negative NaN anything.
 ANCHOR_EXT_HD float exp_of_negative(float x) {
   constexpr std::uint32_t kMost = 0xc2d00000;  // -104
   const std::uint32_t bits = bits_of(x);
@@ -98,12 +98,11 @@ ANCHOR_EXT_HD double log_of_positive(double x) {
   return whole * 0x1.62e42feep-1 + (whole * 0x1.a39ef35793c76p-33 + 2.0 * (s + s * (z * atanh_series<kTerms, 1>(z))));
 }
 
-// -infinity of 0, and no number of what is less.
+// -infinity of 0, and NaN of what is less.
 template <int kTerms>
 ANCHOR_EXT_HD double log_of_any(double x) {
-  constexpr std::int64_t kInfinite = std::int64_t{0x7ff} << 52, kNone = std::int64_t{0x7ff8} << 48;
-  if (x > 0) return bits_of(x) == kInfinite ? x : log_of_positive<kTerms>(x);
-  return x == 0 ? double_of(kInfinite | INT64_MIN) : x != x ? x : double_of(kNone);
+  if (x > 0) return bits_of(x) == kInfiniteBits ? x : log_of_positive<kTerms>(x);
+  return x == 0 ? double_of(kInfiniteBits | INT64_MIN) : x != x ? x : double_of(kNanBits);
 }
 
 ANCHOR_EXT_HD float log_of(float x) { return static_cast<float>(log_of_any<8>(x)); }

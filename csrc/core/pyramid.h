@@ -1,8 +1,8 @@
-// The whole of anchor_ext's arithmetic: an anchor is a pure function of (pyramid, flat index).
+// Where anchors lie: an anchor is a pure function of (pyramid, flat index).
 //
-// Plain data and host/device functions only: no torch, no CUDA calls, no exceptions. A CUDA thread that writes one
-// anchor calls anchor_at(). Whoever writes many, a block a tile of them or the CPU's loops all, calls the
-// functions that it is made of, once per row and once per column instead of once per anchor.
+// Plain data and host/device functions only: no torch, no CUDA calls, no exceptions. Code that needs one anchor calls
+// anchor_at(). Code that needs many (a CUDA block its tile, a CPU loop its range) calls centre() and component(), which
+// anchor_at() is made of, once per row and once per column instead of once per anchor.
 #pragma once
 
 #include <cstdint>

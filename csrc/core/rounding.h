@@ -50,7 +50,7 @@ ANCHOR_EXT_HD float widened(BFloat16 value) { return float_of(std::uint32_t{valu
 
 ANCHOR_EXT_HD float widened(Float16 value) {
   const std::uint32_t sign = (value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return float_of(sign | 0x7f800000u | (magnitude << 13));  // infinite, or no number
+  if (magnitude >= 0x7c00u) return float_of(sign | 0x7f800000u | (magnitude << 13));  // infinite, or NaN
   // The exponent's bias goes from 15 to 127, for subnormals as well: a product with 2**112, which is exact.
   return float_of(sign | bits_of(float_of(magnitude << 13) * float_of(0x77800000u)));
 }
@@ -72,6 +72,9 @@ ANCHOR_EXT_HD std::int64_t bits_of(double value) {
 #endif
   return bits;
 }
+
+inline constexpr std::int64_t kNanBits = std::int64_t{0x7ff8} << 48;  // of float64, as torch writes it
+inline constexpr std::int64_t kInfiniteBits = std::int64_t{0x7ff} << 52;
 
 ANCHOR_EXT_HD double double_of(std::int64_t bits) {
   double value;
@@ -129,6 +132,10 @@ ANCHOR_EXT_HD Float16 round_to<Float16>(double value) {
 
 // The types that anchors come in, and that an operation's result may be rounded to on the way there.
 enum class Dtype : std::int32_t { float32, float64, float16, bfloat16 };
+
+ANCHOR_EXT_HD std::int64_t bytes_of(Dtype dtype) {
+  return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+}
 
 // To a type's nearest number, once.
 ANCHOR_EXT_HD double nearest(double value, Dtype dtype) {

@@ -1,10 +1,10 @@
 // The box loss of positive anchors: their targets are made where they are used, and never stored.
 //
 // Whatever the deltas' type, an anchor's loss and its derivatives are computed in float64: positives are few.
-// Smooth L1 (Girshick, "Fast R-CNN", 2015): of each delta's difference d from its target d**2 / (2 beta) where
-// |d| < beta, else |d| - beta / 2. GIoU (Rezatofighi et al., "Generalized intersection over union", 2019) of the boxes
-// that deltas say: 1 - I / (U + eps) + (A - U) / (A + eps), of the intersection, the union and the area of the smallest
-// box around both.
+// Smooth L1 (Girshick, "Fast R-CNN", 2015): with d = delta - target, the loss is d**2 / (2 beta) where |d| < beta, else
+// |d| - beta / 2. GIoU (Rezatofighi et al., "Generalized intersection over union", 2019) of the decoded boxes: the loss
+// is 1 - I / (U + eps) + (A - U) / (A + eps), with the intersection I, the union U and the area A of the smallest box
+// around both.
 //
 // An image's anchors are taken in tiles of 256, whose losses are added by pairs.
 #pragma once
@@ -69,7 +69,7 @@ void box_loss_gradient_cuda(const Pyramid& pyramid, const BoxLoss& of, const Box
 
 // What kernels of either kind do with one anchor.
 
-// A loss and its derivatives by four numbers.
+// A loss and its derivatives by the four deltas.
 struct LossOf {
   double loss, by[4];
 };
@@ -126,10 +126,6 @@ ANCHOR_EXT_HD LossOf giou_of(const Ends<double> (&box)[2], const Ends<double> (&
   return made;
 }
 
-ANCHOR_EXT_HD Ends<double> ends_of(const Box<double>& box, int axis) {
-  return axis == 0 ? Ends<double>{box.x1, box.x2} : Ends<double>{box.y1, box.y2};
-}
-
 // By the anchor's delta.
 ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, const Box<double>& box,
                                  const double (&delta)[4]) {
@@ -143,8 +139,8 @@ ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, con
   for (int axis = 0; axis < 2; ++axis) {
     const AxisCoder<double> own = along<double>(coder, axis);
     const Delta<double> said = delta_along(coder, axis, delta);
-    const Ends<double> at = ends_of(anchor, axis);
-    truth[axis] = ends_of(box, axis);
+    const Ends<double> at = ends_along<double>(anchor, axis);
+    truth[axis] = ends_along<double>(box, axis);
     if (of.kind == BoxLossKind::giou) {
       ends[axis] =
           decoded(coder.scaling, own, extent_of(coder.means_of_ends_decode, at.low, at.high), said.shift, said.size);
@@ -165,7 +161,7 @@ ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, con
 #endif
   for (int axis = 0; axis < 2; ++axis) {
     const Delta<double> said = delta_along(coder, axis, delta);
-    const Ends<double> at = ends_of(anchor, axis);
+    const Ends<double> at = ends_along<double>(anchor, axis);
     const Delta<double> by = decoded_gradient(
         coder.scaling, along<double>(coder, axis), extent_of(coder.means_of_ends_decode, at.low, at.high), said.shift,
         said.size, limits_of<double>(Limited::not_at_all, 0), Ends<double>{by_ends.by[axis], by_ends.by[axis + 2]});
@@ -174,7 +170,7 @@ ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, con
   return made;
 }
 
-// Of an anchor of an image whose boxes are `begin` to `end` - 1 among all; no numbers where it matches none of them.
+// Of an anchor of an image whose boxes are `begin` to `end` - 1 among all; NaN where `matched` is none of them.
 template <typename T>
 ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
                                  std::int64_t begin, std::int64_t end, std::int64_t image, std::int64_t anchor) {
@@ -182,7 +178,7 @@ ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& of, cons
   LossOf made{};
   if (box < 0) return made;
   if (box >= end - begin) {
-    const double none = double_of(std::int64_t{0x7ff8} << 48);
+    const double none = double_of(kNanBits);
     return {none, {none, none, none, none}};
   }
   double delta[4];

@@ -116,7 +116,7 @@ ANCHOR_EXT_HD Term<C> term_of(C s, C gamma) {
   Term<C> term;
   term.q = is_toward ? part.q : part.not_q;
   term.not_q = is_toward ? part.not_q : part.q;
-  term.softplus = (C{0.5} * s - C{0.5} * down) + part.log1p;  // the difference is s or 0, or no number
+  term.softplus = (C{0.5} * s - C{0.5} * down) + part.log1p;  // the difference is s or 0, or NaN
   if constexpr (kTwo)
     term.power = term.q * term.q;
   else

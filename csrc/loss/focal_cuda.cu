@@ -38,7 +38,7 @@ __device__ inline Logit logit_at(const Task<T>& task, const Own& own, std::int64
   return {place.own_class, task.tensors.matched[own.image * task.focal.anchors + place.anchor]};
 }
 
-// A logit's share, times a scale; 0 where its anchor takes no part, and no number where a match or a label is none of
+// A logit's share, times a scale; 0 where its anchor takes no part, and NaN where a match or a label is none of
 // the image's.
 template <bool kLoss, bool kTwo, typename T>
 __device__ inline Computed<T> share_at(const Task<T>& task, const Own& own, std::int64_t at, const Logit& logit,
@@ -50,7 +50,7 @@ __device__ inline Computed<T> share_at(const Task<T>& task, const Own& own, std:
   if (logit.matched >= 0) {
     const std::int64_t begin = task.begins.begins[own.image], count = task.begins.begins[own.image + 1] - begin;
     const std::int64_t label = logit.matched < count ? task.tensors.labels[begin + logit.matched] : -1;
-    if (label < 0 || label >= focal.classes) return static_cast<C>(double_of(std::int64_t{0x7ff8} << 48));
+    if (label < 0 || label >= focal.classes) return static_cast<C>(double_of(kNanBits));
     is_own = logit.own_class == label;
   }
   const std::int32_t part = own.tile.part;

@@ -92,7 +92,7 @@ struct FocalCall {
       : begins(begins_of(counts, check_logits(tensors), "logits")), matched(of_anchors), labels(of_boxes) {
     if (!(gamma >= 0 && gamma < 1e3)) reject("gamma is ", gamma, "; expected a number >= 0, below 1000");
     if (!(alpha <= 1)) reject("alpha is ", alpha, "; expected a number in 0..1, or a negative one for no weights");
-    if (of_anchors.dim() != 2) throw std::invalid_argument("matched: expected a tensor (images, anchors)");
+    if (of_anchors.dim() != 2) reject("matched is ", shown(of_anchors), "; expected shape (images, anchors)");
     focal.images = static_cast<std::int32_t>(counts.size());
     focal.anchors = of_anchors.size(1);
     focal.alpha = alpha;

@@ -11,7 +11,7 @@ namespace anchor_ext {
 // Per box.
 template <typename T>
 struct BestAnchors {
-  T* iou;               // the greatest that any anchor has; one that is no number counts as 0
+  T* iou;               // the greatest that any anchor has; NaN counts as 0
   std::int64_t* index;  // the first anchor that has it; -1 where it is 0
 };
 

@@ -12,7 +12,7 @@
 
 namespace anchor_ext {
 
-inline constexpr int kMaxMatchedImages = 512;  // of one launch, which takes them along
+inline constexpr int kMaxMatchedImages = 512;  // of one launch: where their boxes begin is a kernel parameter
 
 // The boxes of a batch, one image's after another's.
 struct Counts {
@@ -27,7 +27,7 @@ struct Matches {
   T* iou;
 };
 
-// For boxes and anchors of any kind: turned inside out, infinite, or no numbers. So is what follows.
+// This and the functions below accept any boxes and anchors: inverted, infinite or NaN ones too.
 template <typename T>
 ANCHOR_EXT_HD T intersection_of(const Box<T>& box, const Box<float>& anchor) {
   const T width = minimum<T>(box.x2, anchor.x2) - maximum<T>(box.x1, anchor.x1);
@@ -38,12 +38,12 @@ ANCHOR_EXT_HD T intersection_of(const Box<T>& box, const Box<float>& anchor) {
 template <typename T>
 ANCHOR_EXT_HD T iou_of(const Rule& rule, const Box<T>& box, T area_box, const Box<float>& anchor, float area_anchor) {
   const T inter = intersection_of(box, anchor);
-  T both = (area_box + static_cast<T>(area_anchor)) - inter;
+  T union_area = (area_box + static_cast<T>(area_anchor)) - inter;
   const T least = static_cast<T>(rule.least_union);
-  if (least > 0) both = both < least ? least : both;
+  if (least > 0) union_area = union_area < least ? least : union_area;
   if (rule.quotient == Quotient::zero_if_apart && !(inter > 0)) return 0;
   if (rule.quotient == Quotient::zero_if_nothing && inter == 0) return 0;
-  return divide_as(inter, both);
+  return divide_as(inter, union_area);
 }
 
 // Regions whose anchors are ignored: of one image.
@@ -54,7 +54,7 @@ struct Regions {
 };
 
 // Whether the greatest part that any region has of the anchor, or the anchor of a region, exceeds the rule's. If one is
-// no number the anchor is not ignored, as by torch's max. kLeast is the eps of mmdet's overlaps.
+// NaN the anchor is not ignored, as by torch's max. kLeast is the eps of mmdet's overlaps.
 template <typename T>
 ANCHOR_EXT_HD bool is_ignored(const Rule& rule, const Regions<T>& regions, const Box<float>& anchor,
                               float area_anchor) {
@@ -70,7 +70,7 @@ ANCHOR_EXT_HD bool is_ignored(const Rule& rule, const Regions<T>& regions, const
   return is_any;
 }
 
-// An IoU as an integer that orders as torch's maximum does: no number is the largest, and -0 is 0.
+// An IoU as an integer that orders as torch's maximum does: NaN is the largest, and -0 is 0.
 ANCHOR_EXT_HD std::uint32_t key_of(float iou) { return iou != iou ? 0x7fc00000u : bits_of(iou + 0.0f); }
 ANCHOR_EXT_HD std::uint64_t key_of(double iou) {
   return iou != iou ? std::uint64_t{0x7ff8000000000000} : static_cast<std::uint64_t>(bits_of(iou + 0.0));

@@ -6,7 +6,7 @@
 // bounds that leave a margin for rounding; what lies in it is computed exactly, and what lies outside of it cannot
 // matter.
 //
-// Boxes and pyramids for which that does not hold (a box turned inside out or not finite, an anchor of negative area)
+// Boxes and pyramids for which that does not hold (a box that is inverted or not finite, an anchor of negative area)
 // are matched pair by pair, and so are images with regions to be ignored: as right, but slow.
 #include <algorithm>
 #include <iterator>
@@ -41,7 +41,7 @@ class Windows {
 
   // Of one image. `every` asks for the best box of every anchor, also of those below the lowest threshold.
   void match(const Box<T>* boxes, std::int64_t count, bool every, std::int64_t* matched, T* iou) {
-    if (!every) every = !(floor_ > 0) || rule_.codes[0] == kMatched || rule_.both || iou != nullptr;
+    if (!every) every = !(floor_ > 0) || rule_.codes[0] == kMatched || rule_.packs_bin || iou != nullptr;
     begin_image(boxes, count);
     const bool low_quality = rule_.gets != Gets::nothing;
     std::int32_t of_all = -1;
@@ -177,7 +177,7 @@ class Windows {
         const std::int64_t flat = of.begin + cell * of.cell_anchors;
         const T best = iou_of(best_[of.plane + cell]);
         const std::int64_t box = best > 0 ? index_[of.plane + cell] : 0;
-        matched[flat] = all_taken ? taken(rule_, box) : result_of(rule_, best, box);
+        matched[flat] = all_taken ? low_quality_result(rule_, box) : result_of(rule_, best, box);
         if (iou != nullptr) iou[flat] = best;
       }
   }
@@ -200,7 +200,8 @@ class Windows {
   // In the boxes' order, or the other way round: the last one that is written wins. Box `of_all` takes every anchor.
   void write_taken(bool every, std::int32_t of_all, std::int64_t* matched) {
     const auto write = [&](const Taken& one) {
-      matched[one.flat()] = taken(rule_, rule_.gets == Gets::own ? own_box(one, every) : std::int64_t{one.box});
+      matched[one.flat()] =
+          low_quality_result(rule_, rule_.gets == Gets::own ? own_box(one, every) : std::int64_t{one.box});
     };
     if (rule_.gets == Gets::own) {
       for (const Taken& one : taken_) write(one);
@@ -209,12 +210,12 @@ class Windows {
     const auto later = std::upper_bound(taken_.begin(), taken_.end(), of_all,
                                         [](std::int32_t box, const Taken& one) { return box < one.box; });
     if (rule_.gets == Gets::last) {
-      if (of_all >= 0) std::fill_n(matched, tables_.num_anchors, taken(rule_, of_all));
+      if (of_all >= 0) std::fill_n(matched, tables_.num_anchors, low_quality_result(rule_, of_all));
       std::for_each(later, taken_.end(), write);
       return;
     }
     const auto end = of_all < 0 ? taken_.end() : later;
-    if (of_all >= 0) std::fill_n(matched, tables_.num_anchors, taken(rule_, of_all));
+    if (of_all >= 0) std::fill_n(matched, tables_.num_anchors, low_quality_result(rule_, of_all));
     std::for_each(std::make_reverse_iterator(end), taken_.rend(), write);
   }
 

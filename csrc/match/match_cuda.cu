@@ -80,7 +80,7 @@ struct Around {
 template <typename T>
 __device__ inline Around around_block(const Own& own, Shared<T>& shared) {
   const Box<float> mine = own.exists ? own.box : Box<float>{INFINITY, INFINITY, -INFINITY, -INFINITY};
-  // No number, no anchor that is turned inside out, and no area of neither.
+  // No anchor is inverted, and neither its ends nor its area are NaN.
   const bool is_proper = !own.exists || (mine.x1 <= mine.x2 && mine.y1 <= mine.y2 && own.area >= 0);
   Box<float> all = mine;
 #pragma unroll
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kThreads)
   task.matches.matched[at] = own.begin == own.end ? result_without_boxes(rule)
                              : own.ignored        ? kIgnored
                              : of < 0             ? result_of(rule, iou_of_key(most), index)
-                                                  : taken(rule, rule.gets == Gets::own ? index : of);
+                                                  : low_quality_result(rule, rule.gets == Gets::own ? index : of);
 }
 
 }  // namespace

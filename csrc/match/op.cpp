@@ -12,6 +12,7 @@
 #include "core/spec.h"
 #include "match/best_anchor.h"
 #include "match/match.h"
+#include "torch/arguments.h"
 #include "torch/nvtx.h"
 #include "torch/run.h"
 #include "torch/tensor.h"
@@ -46,15 +47,13 @@ struct BoxBatch {
 };
 
 stable::Tensor boxes_of(const char* name, stable::Tensor boxes) {
-  const auto refuse = [&](const char* expected) {
-    throw std::invalid_argument(std::string(name) + ": expected a tensor " + expected);
-  };
+  const auto refuse = [&](const char* expected) { reject(name, " is ", shown(boxes), "; expected ", expected); };
   if (boxes.scalar_type() != ScalarType::Float && boxes.scalar_type() != ScalarType::Double)
-    refuse("of float32 or float64");
-  if (boxes.dim() != 2 || boxes.size(1) != 4) refuse("of shape (n, 4)");
-  if (!boxes.is_contiguous()) boxes = stable::contiguous(boxes);
+    refuse("float32 or float64");
+  if (boxes.dim() != 2 || boxes.size(1) != 4) refuse("shape (n, 4)");
+  boxes = as_contiguous(boxes);
   if (boxes.size(0) > 0 && boxes.device().type() != DeviceType::Meta && boxes.const_data_ptr() == nullptr)
-    refuse("with memory");
+    refuse("one with memory");
   return boxes;
 }
 
@@ -114,7 +113,7 @@ std::tuple<stable::Tensor, stable::Tensor> match_op(stable::Tensor boxes, Intege
     if (regions->begins.size() != batch.begins.size())
       reject("ignored_counts has ", regions->begins.size() - 1, " images; expected ", counts.size(), ", as counts has");
     if (ignored->scalar_type() != boxes.scalar_type() || ignored->device() != boxes.device())
-      throw std::invalid_argument("ignored: expected the dtype and the device of boxes");
+      reject("ignored is ", shown(*ignored), "; expected the dtype and the device of boxes, ", shown(boxes));
   }
   const auto spec = spec_of_boxes(spec_text);
   const Rule rule = rule_of(matcher.view());
@@ -157,7 +156,7 @@ std::tuple<stable::Tensor, stable::Tensor> best_anchor_op(stable::Tensor boxes, 
   boxes = boxes_of("boxes", boxes);
   const stable::Device device = boxes.device();
   if (device.type() == DeviceType::CUDA)
-    throw std::invalid_argument("boxes: expected a tensor on the CPU, where alone the best anchors are found");
+    reject("boxes is ", shown(boxes), "; expected a tensor on the CPU, where alone the best anchors are found");
   const Pyramid pyramid = spec_of_boxes(spec_text)->over(request_of(level_shapes, image_shape, clip));
   stable::Tensor iou = empty({boxes.size(0)}, boxes.scalar_type(), device);
   stable::Tensor index = empty({boxes.size(0)}, ScalarType::Long, device);

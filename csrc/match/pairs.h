@@ -48,7 +48,7 @@ void match_pairs(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, 
       const bool is_taken = rule.only_first ? first[g] == i : value == iou_of_key(best[g]);
       if (is_taken && (of < 0 || rule.gets != Gets::first)) of = g;
     }
-    if (of >= 0) matched[i] = taken(rule, rule.gets == Gets::own ? own : of);
+    if (of >= 0) matched[i] = low_quality_result(rule, rule.gets == Gets::own ? own : of);
   }
 }
 

@@ -17,8 +17,8 @@ ANCHOR_EXT_INLINE Signed<T> update_row(const Row<T> row) {
   Signed<T> most = 0;
   for (std::int64_t i = 0; i < row.cells; ++i) {
     const T inter = widths[i] * height;
-    const T both = (area + static_cast<T>(lengths[i] * length)) - inter;
-    const auto key = static_cast<Signed<T>>(bits_of(inter / (both < least ? least : both)));
+    const T union_area = (area + static_cast<T>(lengths[i] * length)) - inter;
+    const auto key = static_cast<Signed<T>>(bits_of(inter / (union_area < least ? least : union_area)));
     const Signed<T> old = best[i];
     best[i] = key > old ? key : old;
     index[i] = key > old ? box : index[i];
@@ -48,8 +48,8 @@ ANCHOR_EXT_INLINE void keys_of_boxes(const Columns<T> boxes, const Box<float> an
     width = width > 0 ? width : 0;
     height = height > 0 ? height : 0;
     const T inter = width * height;
-    const T both = (boxes.area[g] + area) - inter;
-    out[g] = static_cast<Signed<T>>(bits_of(inter / (both < least_union ? least_union : both)));
+    const T union_area = (boxes.area[g] + area) - inter;
+    out[g] = static_cast<Signed<T>>(bits_of(inter / (union_area < least_union ? least_union : union_area)));
   }
 }
 

@@ -33,8 +33,8 @@ std::int64_t update(const Row<double>& row);
 template <typename T>
 inline Signed<T> key_at(const Row<T>& row, std::int64_t i) {
   const T inter = row.widths[i] * row.height;
-  const T both = (row.area + static_cast<T>(row.lengths[i] * row.length)) - inter;
-  return static_cast<Signed<T>>(bits_of(inter / (both < row.least_union ? row.least_union : both)));
+  const T union_area = (row.area + static_cast<T>(row.lengths[i] * row.length)) - inter;
+  return static_cast<Signed<T>>(bits_of(inter / (union_area < row.least_union ? row.least_union : union_area)));
 }
 
 // How long the anchors' overlaps with a box are along one axis.

@@ -69,7 +69,7 @@ Rule rule_of(std::string_view text) {
     } else if (key == "ignored_part") {
       rule.part_of_region = choice_of(kParts, entry);
     } else if (key == "both") {
-      rule.both = choice_of(kAnswers, entry);
+      rule.packs_bin = choice_of(kAnswers, entry);
     } else {
       reject("matcher has the key '", key.substr(0, 60), "'; expected one of ", kKeys);
     }

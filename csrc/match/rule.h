@@ -42,9 +42,11 @@ struct Rule {
   bool only_first;      // a box takes the first anchor that has its best IoU, not all that have it
   bool needs_overlap;   // a box whose best IoU is 0 takes none
   double least;         // nor does one whose best IoU is less
-  double ignored_from;  // anchors are ignored whose overlap with a region is a greater part than this; 0: none is
-  bool part_of_region;  // of the region, not of the anchor
-  bool both;            // the result is the best box and, times 2**32, which code it would be; the rule's is the last
+  double ignored_from;  // an anchor is ignored if a region covers a greater part of it; 0: none is
+  bool part_of_region;  // if the part of the region that the anchor covers is greater
+  // The result is box + 2**32 * bin, where bin indexes `codes`; of NaN it is num_thresholds + 1, of an anchor that some
+  // box takes num_thresholds + 2.
+  bool packs_bin;
 };
 
 // "match/1;key=value;...", as docs/operators.md has it. Throws std::invalid_argument.
@@ -62,16 +64,16 @@ ANCHOR_EXT_HD std::int32_t bin_of(const Rule& rule, T iou) {
 template <typename T>
 ANCHOR_EXT_HD std::int64_t result_of(const Rule& rule, T iou, std::int64_t box) {
   const std::int32_t bin = bin_of(rule, iou);
-  if (rule.both) return box + (static_cast<std::int64_t>(bin) << 32);
+  if (rule.packs_bin) return box + (static_cast<std::int64_t>(bin) << 32);
   const std::int64_t code = bin > rule.num_thresholds ? rule.code_of_nan : rule.codes[bin];
   return code == kMatched ? box : code;
 }
 
-ANCHOR_EXT_HD std::int64_t result_without_boxes(const Rule& rule) { return rule.both ? 0 : -1; }
+ANCHOR_EXT_HD std::int64_t result_without_boxes(const Rule& rule) { return rule.packs_bin ? 0 : -1; }
 
-// The result of an anchor that some box takes.
-ANCHOR_EXT_HD std::int64_t taken(const Rule& rule, std::int64_t box) {
-  return rule.both ? box + (static_cast<std::int64_t>(rule.num_thresholds + 2) << 32) : box;
+// The result of an anchor that some box takes by the low-quality rule.
+ANCHOR_EXT_HD std::int64_t low_quality_result(const Rule& rule, std::int64_t box) {
+  return rule.packs_bin ? box + (static_cast<std::int64_t>(rule.num_thresholds + 2) << 32) : box;
 }
 
 // Whether a box of this best IoU takes anchors at all.

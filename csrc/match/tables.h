@@ -13,7 +13,7 @@ struct Axis {
   const float *low, *high, *length;
   std::int64_t cells;
   float shortest, longest;
-  bool ascends, proper;  // no anchor ends before its neighbour; each is finite, and none is turned inside out
+  bool ascends, proper;  // no anchor ends before its neighbour; each is finite, and none is inverted
   double first_low, first_high, cells_per_pixel;
 };
 
@@ -35,7 +35,7 @@ struct Tables {
   std::vector<float> numbers;  // of the axes
   std::vector<CellAnchorGrid> grids;
   std::int64_t num_anchors, widest;
-  bool proper;  // every anchor is finite, and none is turned inside out
+  bool proper;  // every anchor is finite, and none is inverted
 };
 
 Tables tables_of(const Pyramid& pyramid);

@@ -16,7 +16,7 @@ inline constexpr double kMargin = 1e-5;
 inline constexpr double kLeastArea = 1e-20;
 inline constexpr double kLeastIou = 1e-12;
 
-// Boxes for which windows hold: finite, and not turned inside out.
+// Boxes for which windows hold: finite, and not inverted (x2 < x1 or y2 < y1).
 template <typename T>
 inline bool is_proper(const Box<T>& box) {
   const T most = std::numeric_limits<T>::max(), area = area_of(box);
@@ -44,7 +44,8 @@ inline Reach reach_of(const CellAnchorGrid& of, const Box<T>& box, T area) {
           std::min(double{box.y2} - box.y1, double{of.y.longest}), area + of.least_area};
 }
 
-// An IoU that anchors have certainly, whose IoU with a box of this area is computed to be `iou`; 0 where nothing is.
+// A lower bound of the exact IoU of an anchor whose computed IoU with a box of this area is `iou`; 0 where rounding
+// permits no bound.
 template <typename T>
 inline double bound_of(T area, double iou) {
   return iou >= kLeastIou && area >= kLeastArea ? iou * (1 - kMargin) : 0;

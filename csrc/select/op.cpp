@@ -319,7 +319,7 @@ std::tuple<stable::Tensor, stable::Tensor, stable::Tensor, stable::Tensor> selec
 #if defined(ANCHOR_EXT_WITH_CUDA)
     if constexpr (sizeof(T) < 8) return select_on_device<T>(call, result, device);
 #endif
-    throw std::invalid_argument("logits: expected float32, float16 or bfloat16 on CUDA, in a build with CUDA");
+    reject("logits are ", shown(dtype), "; expected float32, float16 or bfloat16 on CUDA, in a build with CUDA");
   });
   return {scores, index, labels, counts};
 }

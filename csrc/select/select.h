@@ -8,7 +8,8 @@
 
 namespace anchor_ext {
 
-// A number's bits as an integer that orders as the numbers do; no number is above infinity, or below all. And back.
+// A number's bits as an integer that orders as the numbers do, and back. NaN is above infinity, or below everything if
+// its sign bit is set.
 template <typename Bits>
 ANCHOR_EXT_HD Bits order_of(Bits bits) {
   constexpr Bits kMagnitude = static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));

@@ -1,9 +1,9 @@
 // The greatest logits of each level of each image, in launches that depend on nothing but shapes.
 //
-// A logit's key is its order in the upper half and, so that keys differ, its index turned round in the lower one.
-// Mostly few logits are above the bound: these are gathered and sorted by one block. Where they are more than a block
-// sorts, a floor for their keys is found digit by digit: a round counts how many keys have each next digit, and ends
-// the search where no more than a block sorts remain. Later rounds find it ended and do nothing.
+// A logit's key holds its order in the upper 32 bits and the bitwise complement of its index in the lower 32: keys are
+// distinct, and of equal logits the smaller index comes first. Mostly few logits are above the bound: these are
+// gathered and sorted by one block. More than one block sorts go through a radix select: a round counts how many keys
+// have each next digit, and the floor moves up to the digit at which enough are left. Rounds after that do nothing.
 #include "core/launch.h"
 #include "select/select.h"
 
@@ -11,7 +11,7 @@ namespace anchor_ext {
 namespace {
 
 constexpr int kWarp = 32, kWarps = kThreads / kWarp;
-constexpr int kDigit = 11, kRounds = 6;  // bits; of 64
+constexpr int kDigit = 11, kRounds = 6;  // 11 bits of a key a round, until its 64 are known
 constexpr int kBinsOfThread = kBins / kThreads;
 
 __device__ inline int shift_of(int round) { return round == kRounds - 1 ? 0 : 64 - kDigit * (round + 1); }
@@ -54,7 +54,7 @@ __device__ inline void for_keys(const Selecting& of, const Own& own, const PerKe
   }
 }
 
-// How many keys that may lie at the floor have each digit.
+// The histogram of the next digit, over the keys whose known digits equal the floor's.
 template <typename Bits>
 __global__ void __launch_bounds__(kThreads)
     count_kernel(const __grid_constant__ Selecting of, const __grid_constant__ SelectMemory memory, int round) {
@@ -217,7 +217,7 @@ template <typename Bits>
 void greatest_cuda(const Selecting& of, void* memory, const Greatest<Bits>& result, int device, void* stream) {
   const SelectMemory own(memory, of.parts());
   const std::int64_t blocks = of.images * of.tiles;
-  check(cudaSetDevice(device), "choosing the device");
+  check(cudaSetDevice(device), "choosing the device");  // the memory is cleared before the first launch does it
   check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(of.parts() * SelectMemory::kZeroed),
                         static_cast<cudaStream_t>(stream)),
         "clearing memory for select");

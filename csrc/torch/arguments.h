@@ -4,11 +4,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "core/rounding.h"
+#include "core/spec.h"
 #include "torch/tensor.h"
 
 namespace anchor_ext {
@@ -17,20 +17,19 @@ inline torch::stable::Tensor as_contiguous(const torch::stable::Tensor& tensor) 
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// Contiguous, of this shape and dtype, on the device of the tensor that `first` names.
+// Contiguous, of this shape and dtype, and on the device of `like`, whose name is `like_name`.
 inline torch::stable::Tensor checked(const char* name, const torch::stable::Tensor& tensor,
                                      const std::vector<std::int64_t>& sizes, ScalarType dtype,
-                                     const torch::stable::Tensor& like, const char* first) {
+                                     const torch::stable::Tensor& like, const char* like_name) {
   bool fits = tensor.dim() == static_cast<std::int64_t>(sizes.size());
   for (std::size_t i = 0; fits && i < sizes.size(); ++i) fits = tensor.size(static_cast<std::int64_t>(i)) == sizes[i];
   if (!fits) {
-    std::string has, expected;
-    for (std::int64_t i = 0; i < tensor.dim(); ++i) has += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+    std::string expected;
     for (const std::int64_t size : sizes) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
-    throw std::invalid_argument(std::string(name) + " has shape (" + has + "); expected (" + expected + ")");
+    reject(name, " has shape ", shape_of(tensor), "; expected (", expected, ")");
   }
   if (tensor.scalar_type() != dtype || tensor.device() != like.device())
-    throw std::invalid_argument(std::string(name) + ": expected another dtype, or the device of " + first);
+    reject(name, " is ", shown(tensor), "; expected ", shown(dtype), ", on the device of ", like_name);
   return as_contiguous(tensor);
 }
 
@@ -47,7 +46,7 @@ void with_type(const char* name, ScalarType dtype, const Call& call) {
     case ScalarType::BFloat16:
       return call(BFloat16{});
     default:
-      throw std::invalid_argument(std::string(name) + ": expected float32, float64, float16 or bfloat16");
+      reject(name, " is ", shown(dtype), "; expected float32, float64, float16 or bfloat16");
   }
 }
 

@@ -70,6 +70,40 @@ stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, s
   return tensor;
 }
 
+std::string shown(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "of another type";
+  }
+}
+
+std::string shape_of(const stable::Tensor& tensor) {
+  std::string result = "(";
+  for (std::int64_t i = 0; i < tensor.dim(); ++i) result += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+  return result + ")";
+}
+
+std::string shown(const stable::Tensor& tensor) {
+  const stable::Device device = tensor.device();
+  const std::string result = shown(tensor.scalar_type()) + " " + shape_of(tensor) + " on ";
+  if (device.type() == DeviceType::CUDA) return result + "cuda:" + std::to_string(device.index());
+  return result + (device.type() == DeviceType::CPU ? "cpu" : device.type() == DeviceType::Meta ? "meta" : "a device");
+}
+
 Place place_of(stable::Device device) {
   if (device.type() == DeviceType::CUDA) return {Device::cuda, device.index()};
   if (device.type() == DeviceType::CPU) return {Device::cpu, -1};

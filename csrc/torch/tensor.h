@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
@@ -37,7 +38,11 @@ using torch::headeronly::DeviceType;
 using torch::headeronly::ScalarType;
 
 ScalarType scalar_type_of(Dtype dtype);
-inline std::int64_t bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
+
+// As messages say what a tensor is: "int64 (2, 3) on cuda:0".
+std::string shown(ScalarType dtype);
+std::string shown(const torch::stable::Tensor& tensor);
+std::string shape_of(const torch::stable::Tensor& tensor);  // "(2, 3)"
 
 // A tensor with numbers yet to be written; throws std::runtime_error where there is no memory for it.
 torch::stable::Tensor empty(const std::vector<std::int64_t>& sizes, ScalarType dtype, torch::stable::Device device);

@@ -288,8 +288,8 @@ def test_wrong_operands():
     for wrong, message in [
         ((boxes, [3], *rest), "counts are 3 in all; expected 4"),
         ((boxes, [5, -1], *rest), r"counts\[1\] is -1; expected 0 to 4194303"),
-        ((boxes.half(), counts, *rest), "boxes: expected a tensor of float32 or float64"),
-        ((boxes[:, :3], counts, *rest), r"expected a tensor of shape \(n, 4\)"),
+        ((boxes.half(), counts, *rest), r"boxes is float16 \(\d+, 4\) on cpu; expected float32 or float64"),
+        ((boxes[:, :3], counts, *rest), r"boxes is float32 \(\d+, 3\) on cpu; expected shape \(n, 4\)"),
         ((boxes, counts, None, ANCHORS.spec, "match/2"), "matcher begins with 'match/2'; expected match/1"),
         ((boxes, counts, None, ANCHORS.spec, "match/1;colour=red"), "matcher has the key 'colour'; expected one of"),
         ((boxes, counts, None, ANCHORS.spec, "match/1;thresholds=0.5"), "matcher has 1 codes; expected 2"),
