@@ -1,6 +1,6 @@
 """Times whole training steps and detections of torchvision's detectors, as they are and accelerated.
 
-    python benchmarks/detectors.py [--device cpu|cuda] [--models NAMES] [--counts COUNTS] [--quick] [--json FILE]
+    python benchmarks/detectors.py [--device cpu|cuda] [--models NAMES] [--counts COUNTS] [--autocast] [--json FILE]
 
 Milliseconds per step of two images, forward and backward, in train mode; and of detecting in two images. "outside" is
 what stands around the network: anchors, matching, losses and their gradients, or candidates, boxes and non-maximum
@@ -8,7 +8,8 @@ suppression; of Faster R-CNN around the region proposal network alone. It is tim
 network as they are; its limit is to read them once, in a step also to write their gradients. Operators and waits are
 those of one call, outside; a wait is an operator whose result the host or a shape needs. Peaks are of what it takes
 beside what was there: on CUDA the allocator's, on the CPU the process's. Nothing is timed whose losses differ by more
-than 1e-5, or whose scores do.
+than 1e-5, or whose scores do. With --autocast all is done under bfloat16, accelerated with float32=True, whose losses
+and scores must be those of torchvision's code for the same outputs in float32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import copy
 import json
 import os
+import sys
 import time
 import warnings
 from collections import Counter
@@ -69,28 +71,46 @@ class Network(nn.Module):
         return self.outputs
 
 
+def under(autocast: bool, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast)
+
+
 class Outside:
     """What stands around the network of a model, with some images and targets."""
 
-    def __init__(self, model: Any, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+    def __init__(self, model: Any, images: list[Tensor], targets: list[dict[str, Tensor]], autocast: bool) -> None:
         self.is_rpn = hasattr(model, "rpn")
-        with torch.no_grad():
+        self.around = under(autocast, images[0].device)
+        with torch.no_grad(), self.around:
             self.images, self.targets = model.transform(images, targets)
             features = model.backbone(self.images.tensors)
             self.features = list(features.values())
-            if self.is_rpn:
-                objectness, deltas = model.rpn.head(self.features)
-                self.leaves = [*objectness, *deltas]
-                self.outputs: Any = (objectness, deltas)
-            else:
-                outputs = model.head(self.features)
-                self.leaves, self.outputs = list(outputs.values()), outputs
+            self._take((model.rpn if self.is_rpn else model).head(self.features))
+
+    def _take(self, outputs: Any) -> None:
+        self.outputs = outputs
+        self.leaves = [leaf for of in outputs for leaf in of] if self.is_rpn else list(outputs.values())
         for leaf in self.leaves:
             leaf.requires_grad_()
-        self.network = Network(self.outputs)
+        self.network = Network(outputs)
+
+    def in_float32(self) -> Outside:
+        """The same outputs, without autocast."""
+        other = copy.copy(self)
+        other.around = under(False, self.features[0].device)
+        other.features = [feature.float() for feature in self.features]
+        if self.is_rpn:
+            other._take(tuple([level.detach().float() for level in of] for of in self.outputs))
+        else:
+            other._take({name: output.detach().float() for name, output in self.outputs.items()})
+        return other
 
     def losses(self, model: Any) -> dict[str, Tensor]:
         model.train()
+        with self.around:
+            return self._losses(model)
+
+    def _losses(self, model: Any) -> dict[str, Tensor]:
         if self.is_rpn:
             with patch.object(model.rpn, "head", self.network):
                 return dict(model.rpn(self.images, dict(enumerate(self.features)), self.targets)[1])
@@ -104,6 +124,10 @@ class Outside:
     @torch.no_grad()
     def detect(self, model: Any) -> Any:
         model.eval()
+        with self.around:
+            return self._detections(model)
+
+    def _detections(self, model: Any) -> Any:
         if self.is_rpn:
             with patch.object(model.rpn, "head", self.network):
                 return model.rpn(self.images, dict(enumerate(self.features)))[0]
@@ -155,7 +179,9 @@ def scores_as_trained(model: Any, images: list[Tensor]) -> None:
         nn.init.constant_(last.bias, -6.5)
 
 
-def whole(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]] | None) -> Callable[[], float]:
+def whole(
+    model: Any, images: list[Tensor], targets: list[dict[str, Tensor]] | None, autocast: bool
+) -> Callable[[], float]:
     """Seconds of one call."""
 
     def call() -> float:
@@ -165,11 +191,10 @@ def whole(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]] | N
         if is_cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
+        with under(autocast, images[0].device), torch.set_grad_enabled(targets is not None):
+            result = model(images, targets)
         if targets is not None:
-            sum(model(images, targets).values()).backward()
-        else:
-            with torch.no_grad():
-                model(images)
+            sum(result.values()).backward()
         if is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - start
@@ -195,7 +220,9 @@ def must_be_alike(stock: dict[str, Any], ours: dict[str, Any], detections: tuple
             raise SystemExit("detections differ from torchvision's: nothing is timed")
 
 
-def measure(name: str, shape: tuple[int, int], count: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    name: str, shape: tuple[int, int], count: int, device: torch.device, rounds: int, autocast: bool
+) -> list[dict[str, Any]]:
     random = torch.Generator().manual_seed(0)
     images = [torch.rand(3, *shape, generator=random).to(device) for _ in range(2)]
     targets = [
@@ -205,13 +232,14 @@ def measure(name: str, shape: tuple[int, int], count: int, device: torch.device,
     stock = model_of(name, shape).to(device)
     scores_as_trained(stock, images)
     models = {"stock": stock, "anchor_ext": copy.deepcopy(stock)}
-    accelerate(models["anchor_ext"])
-    outside = Outside(stock, images, targets)
-    losses = []
-    for model in models.values():
+    accelerate(models["anchor_ext"], float32=autocast)
+    outside = Outside(stock, images, targets, autocast)
+    losses, detections = [], []
+    for of, model in ((outside.in_float32() if autocast else outside, stock), (outside, models["anchor_ext"])):
         torch.manual_seed(0)
-        losses.append({key: loss.detach() for key, loss in outside.losses(model).items()})
-    must_be_alike(losses[0], losses[1], tuple(outside.detect(model) for model in models.values()))
+        losses.append({key: loss.detach() for key, loss in of.losses(model).items()})
+        detections.append(of.detect(model))
+    must_be_alike(losses[0], losses[1], tuple(detections))
     rows = []
     for part in ("step", "detect"):
         act = outside.step if part == "step" else outside.detect
@@ -222,7 +250,7 @@ def measure(name: str, shape: tuple[int, int], count: int, device: torch.device,
         peaks = {of: peaks[of] for of in functions}
         functions["limit"] = lambda part=part: outside.limit(gradients=part == "step")
         around = interleaved(functions, threads=torch.get_num_threads(), rounds=5, at_most=10.0)
-        samplers = {of: whole(m, images, targets if part == "step" else None) for of, m in models.items()}
+        samplers = {of: whole(m, images, targets if part == "step" else None, autocast) for of, m in models.items()}
         for sampler in samplers.values() if rounds else ():
             sampler()
         seconds = turn_by_turn(samplers, dict.fromkeys(samplers, rounds)) if rounds else {}
@@ -256,6 +284,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="640x832,800x1333")
     parser.add_argument("--counts", default="5,20,100,500", help="boxes per image")
     parser.add_argument("--rounds", type=int, default=3, help="of whole steps; 0: only what is outside of the network")
+    parser.add_argument("--autocast", action="store_true", help="under bfloat16, accelerated with float32=True")
     parser.add_argument("--json", metavar="FILE", help="write every round's numbers, with versions and hardware")
     parser.add_argument("--quick", action="store_true", help="one small image and model, few boxes")
     options = parser.parse_args()
@@ -275,10 +304,14 @@ def main() -> None:
     for name in models:
         for shape in shapes:
             for count in boxes:
-                rows += measure(name, shape, count, device, options.rounds)
+                rows += measure(name, shape, count, device, options.rounds, options.autocast)
     if options.json:
         about = {**versions(), "hardware": hardware(device), "malloc": os.environ.get("GLIBC_TUNABLES")}
-        result = {"command": "python benchmarks/detectors.py", "versions": about, "rows": rows}
+        result = {
+            "command": " ".join(["python benchmarks/detectors.py", *sys.argv[1:]]),
+            "versions": about,
+            "rows": rows,
+        }
         Path(options.json).write_text(json.dumps(result, indent=1))
 
 

@@ -79,6 +79,8 @@ timings boxes 40
 timings losses 50
 timings matching 100
 timings detectors 120 --models retinanet50,fasterrcnn50 --counts 20,500
+step "timings: detectors under autocast" 60 detectors_autocast.log "$PYTHON" "$root/benchmarks/detectors.py" \
+  --device cuda --autocast --models retinanet50 --counts 20,500
 step "timings: bench" 200 bench.log "$PYTHON" "$root/benchmarks/bench.py" --device cuda --results "$OUT"
 timings graphs 60
 timings dialects 60 --threads 1 --no-compile

@@ -42,6 +42,8 @@ def outcomes(tmp_path_factory):
             folder = tmp_path_factory.mktemp(page.stem)
             for name in ("docs", "examples"):
                 (folder / name).symlink_to(ROOT / name)
+            (folder / "path" / "to").mkdir(parents=True)
+            (folder / "path" / "to" / "labels").symlink_to(ROOT / "examples" / "labels")
             environment = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
