@@ -5,6 +5,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Where `make gpu` writes its results.
 OUT ?= out/gpu
+# Where `make bench` writes its results.
+BENCH ?= out/bench
+ONLY ?=
 # Where `make profile` writes its report.
 PROFILE ?= out/profile
 
@@ -50,20 +53,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu')
 
+# Prints all timings of the CPU and keeps them in BENCH. Half an hour or more; ONLY="matching losses" runs some.
 bench: install
-	@$(BIN)/python benchmarks/bench.py
-	@$(BIN)/python benchmarks/dialects.py
-	@$(BIN)/python benchmarks/graphs.py
-	@$(BIN)/python benchmarks/matching.py
-	@$(BIN)/python benchmarks/losses.py
-	@$(BIN)/python benchmarks/boxes.py
-	@$(BIN)/python benchmarks/detectors.py --rounds 0
-	@$(BIN)/python benchmarks/detectors.py --shapes 640x832 --counts 20,500
-	@$(PIP) install torchmetrics pycocotools
-	@$(BIN)/python benchmarks/training.py
-	@$(BIN)/python benchmarks/best_iou.py
-	@$(PIP) install scikit-learn
-	@$(BIN)/python benchmarks/fitting.py
+	@$(PIP) install scikit-learn torchmetrics pycocotools
+	@PYTHON="$(abspath $(BIN)/python)" OUT="$(abspath $(BENCH))" bash benchmarks/bench.sh $(ONLY)
 
 # The frameworks whose generators `make bench` and the tests compare with, beside the torch that is there. With a folder
 # SUITES of their sources, as they clone, their own suites run as well: as they are, with the drop-ins and accelerated.

@@ -22,6 +22,7 @@ __all__ = [
     "cell_anchors",
     "image_shape",
     "index",
+    "integer",
     "is_sequence",
     "level_shapes",
     "levels",
@@ -98,7 +99,7 @@ def listed(name: str, value: object, expected: str) -> list[Any]:
     return items
 
 
-def _integer(name: str, value: object, expected: str) -> int:
+def integer(name: str, value: object, expected: str) -> int:
     if not _is_bool(value):
         try:
             return operator.index(value)  # type: ignore[arg-type]
@@ -165,7 +166,7 @@ def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
     items = listed(name, value, expected)
     if len(items) != 2:
         raise ValueError(f"{name} is {show(value)}; expected {expected}")
-    first, second = (_integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
+    first, second = (integer(f"{name}[{i}]", item, "a positive integer") for i, item in enumerate(items))
     if not (_is_native(first) and _is_native(second)):
         raise ValueError(f"{name} is {show(value)}; expected {expected} of at most 2**31 - 1")
     return first, second
@@ -174,7 +175,7 @@ def _two_integers(name: str, value: object, expected: str) -> tuple[int, int]:
 def levels(value: object) -> list[int]:
     """Distinct pyramid levels in 0..30."""
     items = listed("pyramid_levels", value, "distinct integers in 0..30")
-    result = [_integer(f"pyramid_levels[{i}]", item, "an integer in 0..30") for i, item in enumerate(items)]
+    result = [integer(f"pyramid_levels[{i}]", item, "an integer in 0..30") for i, item in enumerate(items)]
     for i, level in enumerate(result):
         if not _is_native(level):
             raise ValueError(f"pyramid_levels[{i}] is {level}; expected an integer in 0..30")

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._arguments import number, shape_of, show
+from ._arguments import image_shape as read_image_shape
+from ._arguments import integer, number, shape_of, show
+from ._recording import is_compiled
 from .anchors import Anchors
 from .coders import BoxCoder
 from .losses import box_loss, focal_loss
@@ -47,6 +49,18 @@ def _of_levels(deltas: Any) -> Tensor:
 def _must_be_listed(name: str, given: Any, count: int, of: str = "image") -> None:
     if not isinstance(given, (list, tuple)) or len(given) != count or not all(isinstance(o, Tensor) for o in given):
         raise ValueError(f"{name} is {show(given)}; expected a list of {count} tensors, one per {of}")
+
+
+def _sizes_of(image_sizes: Any, count: int) -> list[Any]:
+    if not isinstance(image_sizes, (list, tuple)) or len(image_sizes) != count:
+        raise ValueError(f"image_sizes is {show(image_sizes)}; expected a list of {count} pairs (height, width)")
+    if is_compiled():
+        return list(image_sizes)
+    sizes = [read_image_shape(size, f"image_sizes[{i}]") for i, size in enumerate(image_sizes)]
+    for i, size in enumerate(sizes):
+        if min(size) < 1:
+            raise ValueError(f"image_sizes[{i}] is {size}; expected two positive integers (height, width)")
+    return sizes
 
 
 def _must_be_anchors(anchors: Any) -> None:
@@ -162,8 +176,7 @@ class RetinaNetPostprocess(nn.Module):
         _must_be_anchors(anchors)
         select(torch.zeros(1, 0, 1), score_threshold=score_threshold, topk_per_level=topk_per_level)
         number("nms_threshold", nms_threshold)
-        if isinstance(detections_per_image, bool) or not isinstance(detections_per_image, int):
-            raise TypeError(f"detections_per_image is {show(detections_per_image)}; expected an integer")
+        detections_per_image = integer("detections_per_image", detections_per_image, "an integer >= 1")
         if detections_per_image < 1:
             raise ValueError(f"detections_per_image is {detections_per_image}; expected an integer >= 1")
         if coder is not None and not isinstance(coder, BoxCoder):
@@ -191,8 +204,8 @@ class RetinaNetPostprocess(nn.Module):
             if logits.shape[:2] != together.shape[:2]:
                 expected = f"({together.shape[0]}, {together.shape[1]}, classes)"
                 raise ValueError(f"logits has shape {shape_of(logits)}; expected {expected}, as deltas has")
-            sizes = self.anchors.level_sizes(image_shape)
-            found = select(logits, level_sizes=sizes, **self._selecting())
+            level_sizes = self.anchors.level_sizes(image_shape)
+            found = select(logits, level_sizes=level_sizes, **self._selecting())
         else:
             _must_be_listed("logits", logits, len(self.anchors.level_shapes(image_shape)), "level")
             if any(level.ndim != 4 for level in logits):
@@ -208,8 +221,8 @@ class RetinaNetPostprocess(nn.Module):
                 )
             found = select(logits, num_classes=classes, **self._selecting())
         chosen = together.gather(1, found.indices[..., None].expand(-1, -1, 4))
-        clip: Any = True if image_sizes is None else list(image_sizes)
-        return found, self.anchors.decode(chosen, image_shape, coder=self.coder, index=found.indices, clip=clip)
+        sizes: Any = True if image_sizes is None else _sizes_of(image_sizes, together.shape[0])
+        return found, self.anchors.decode(chosen, image_shape, coder=self.coder, index=found.indices, clip=sizes)
 
     def _selecting(self) -> dict[str, Any]:
         return {"score_threshold": self.score_threshold, "topk_per_level": self.topk_per_level}

@@ -79,4 +79,9 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with open("/proc/cpuinfo") as file:
-        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown CPU")
+        lines = (line.split(":", 1) for line in file if ":" in line)
+        said = {name.strip(): value.strip() for name, value in lines}
+    if "model name" not in said:
+        return "unknown CPU"
+    kind = f" (family {said['cpu family']}, model {said['model']})" if {"cpu family", "model"} <= said.keys() else ""
+    return said["model name"] + kind  # virtual machines say no more than the brand by name

@@ -423,7 +423,7 @@ def accelerate(model: nn.Module, *, float32: bool = False) -> Any:
 
     Raises:
         CompatError: `model` is none of these detectors, or its class overrides what would be replaced; or `float32`
-            is no bool, or True for an SSD.
+            is no bool, or True for an SSD. A model that was accelerated is restored then.
     """
     from ._torchvision_accelerate import accelerate
 

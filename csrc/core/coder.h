@@ -61,12 +61,12 @@ ANCHOR_EXT_HD Delta<C> delta_along(const Coder& coder, int axis, const C (&delta
   return {second ? delta[1] : delta[0], second ? delta[3] : delta[2]};
 }
 template <typename C>
-ANCHOR_EXT_HD void set_along(const Coder& coder, int axis, const Delta<C>& of, C (&delta)[4]) {
+ANCHOR_EXT_HD void set_along(const Coder& coder, int axis, const Delta<C>& value, C (&delta)[4]) {
   const bool second = shift_at(coder, axis) == 1;
-  delta[0] = second ? delta[0] : of.shift;
-  delta[1] = second ? of.shift : delta[1];
-  delta[2] = second ? delta[2] : of.size;
-  delta[3] = second ? of.size : delta[3];
+  delta[0] = second ? delta[0] : value.shift;
+  delta[1] = second ? value.shift : delta[1];
+  delta[2] = second ? delta[2] : value.size;
+  delta[3] = second ? value.size : delta[3];
 }
 
 // The coder along one axis, in the deltas' arithmetic.

@@ -34,11 +34,11 @@ struct BoxLoss {
 // Throws std::invalid_argument.
 BoxLossKind box_loss_kind_of(std::string_view name);
 
-ANCHOR_EXT_HD std::int64_t tiles_of_image(const BoxLoss& of) {
-  return (of.anchors + kAnchorsOfTile - 1) / kAnchorsOfTile;
+ANCHOR_EXT_HD std::int64_t tiles_of_image(const BoxLoss& loss) {
+  return (loss.anchors + kAnchorsOfTile - 1) / kAnchorsOfTile;
 }
-ANCHOR_EXT_HD Summation summation_of(const BoxLoss& of) {
-  return {tiles_of_image(of), of.anchors, of.images, of.normalize};
+ANCHOR_EXT_HD Summation summation_of(const BoxLoss& loss) {
+  return {tiles_of_image(loss), loss.anchors, loss.images, loss.normalize};
 }
 
 template <typename T>
@@ -51,19 +51,19 @@ struct BoxLossTensors {
 // On the calling thread: the sums of some tiles of all images one after another; and the gradients of the deltas of
 // some tiles' anchors. `grad` is the loss's, of its type.
 template <typename T>
-void box_loss_tiles_cpu(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+void box_loss_tiles_cpu(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                         const BoxBegins& begins, double* sums, std::int64_t begin, std::int64_t end);
 template <typename T>
-void box_loss_gradient_cpu(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+void box_loss_gradient_cpu(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                            const BoxBegins& begins, double grad, const double* weights, T* out, std::int64_t begin,
                            std::int64_t end);
 
 // On `stream`, one launch each; `sums` and `positives` are memory of the device, a number each per tile.
 template <typename T>
-void box_loss_tiles_cuda(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+void box_loss_tiles_cuda(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                          const BoxBegins& begins, double* sums, std::int32_t* positives, int device, void* stream);
 template <typename T, typename C>
-void box_loss_gradient_cuda(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+void box_loss_gradient_cuda(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                             const BoxBegins& begins, const C* grad, const double* weights, T* out, int device,
                             void* stream);
 
@@ -127,9 +127,9 @@ ANCHOR_EXT_HD LossOf giou_of(const Ends<double> (&box)[2], const Ends<double> (&
 }
 
 // By the anchor's delta.
-ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, const Box<double>& box,
+ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& loss, const Box<float>& given, const Box<double>& box,
                                  const double (&delta)[4]) {
-  const Coder& coder = of.coder;
+  const Coder& coder = loss.coder;
   const Box<double> anchor{given.x1, given.y1, given.x2, given.y2};
   LossOf made{};
   Ends<double> ends[2], truth[2];
@@ -141,19 +141,19 @@ ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, con
     const Delta<double> said = delta_along(coder, axis, delta);
     const Ends<double> at = ends_along<double>(anchor, axis);
     truth[axis] = ends_along<double>(box, axis);
-    if (of.kind == BoxLossKind::giou) {
+    if (loss.kind == BoxLossKind::giou) {
       ends[axis] =
           decoded(coder.scaling, own, extent_of(coder.means_of_ends_decode, at.low, at.high), said.shift, said.size);
       continue;
     }
     const Delta<double> target =
         encoded(coder.scaling, own, encoding(coder.means_of_ends_encode, own, at, truth[axis]));
-    const Number shift = smooth_l1_of(of.beta, said.shift - target.shift);
-    const Number size = smooth_l1_of(of.beta, said.size - target.size);
+    const Number shift = smooth_l1_of(loss.beta, said.shift - target.shift);
+    const Number size = smooth_l1_of(loss.beta, said.size - target.size);
     made.loss += shift.loss + size.loss;
     set_along(coder, axis, Delta<double>{shift.by, size.by}, made.by);
   }
-  if (of.kind == BoxLossKind::smooth_l1) return made;
+  if (loss.kind == BoxLossKind::smooth_l1) return made;
   const LossOf by_ends = giou_of(ends, truth);
   made.loss = by_ends.loss;
 #if defined(__CUDACC__)
@@ -172,9 +172,9 @@ ANCHOR_EXT_HD LossOf box_loss_of(const BoxLoss& of, const Box<float>& given, con
 
 // Of an anchor of an image whose boxes are `begin` to `end` - 1 among all; NaN where `matched` is none of them.
 template <typename T>
-ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                                  std::int64_t begin, std::int64_t end, std::int64_t image, std::int64_t anchor) {
-  const std::int64_t item = image * of.anchors + anchor, box = tensors.matched[item];
+  const std::int64_t item = image * loss.anchors + anchor, box = tensors.matched[item];
   LossOf made{};
   if (box < 0) return made;
   if (box >= end - begin) {
@@ -183,7 +183,7 @@ ANCHOR_EXT_HD LossOf box_loss_at(const Pyramid& pyramid, const BoxLoss& of, cons
   }
   double delta[4];
   for (int k = 0; k < 4; ++k) delta[k] = widened(tensors.deltas[4 * item + k]);
-  return box_loss_of(of, box_at(pyramid, anchor), tensors.boxes[begin + box], delta);
+  return box_loss_of(loss, box_at(pyramid, anchor), tensors.boxes[begin + box], delta);
 }
 
 }  // namespace anchor_ext

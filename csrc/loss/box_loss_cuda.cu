@@ -9,7 +9,7 @@ static_assert(kThreads == kAnchorsOfTile);
 
 template <typename T>
 struct Task {
-  BoxLoss of;
+  BoxLoss loss;
   BoxLossTensors<T> tensors;
 };
 
@@ -18,8 +18,8 @@ struct Own {
   std::int32_t image;
   std::int64_t anchor;
 };
-__device__ inline Own own_anchor(const BoxLoss& of) {
-  const auto tiles = static_cast<std::int32_t>(tiles_of_image(of));
+__device__ inline Own own_anchor(const BoxLoss& loss) {
+  const auto tiles = static_cast<std::int32_t>(tiles_of_image(loss));
   const std::int32_t image = static_cast<std::int32_t>(blockIdx.x) / tiles;
   const std::int32_t tile = static_cast<std::int32_t>(blockIdx.x) - image * tiles;
   return {image, static_cast<std::int64_t>(tile) * kAnchorsOfTile + threadIdx.x};
@@ -27,8 +27,8 @@ __device__ inline Own own_anchor(const BoxLoss& of) {
 
 template <typename T>
 __device__ inline LossOf loss_at(const Pyramid& pyramid, const Task<T>& task, const BoxBegins& begins, const Own& own) {
-  return box_loss_at(pyramid, task.of, task.tensors, begins.begins[own.image], begins.begins[own.image + 1], own.image,
-                     own.anchor);
+  return box_loss_at(pyramid, task.loss, task.tensors, begins.begins[own.image], begins.begins[own.image + 1],
+                     own.image, own.anchor);
 }
 
 template <typename T>
@@ -37,9 +37,9 @@ __global__ void __launch_bounds__(kThreads)
                     const __grid_constant__ BoxBegins begins, double* sums, std::int32_t* positives) {
   __shared__ double losses[kAnchorsOfTile];
   __shared__ std::int32_t counts[kAnchorsOfTile];
-  const Own own = own_anchor(task.of);
-  const bool exists = own.anchor < task.of.anchors;
-  counts[threadIdx.x] = exists && task.tensors.matched[own.image * task.of.anchors + own.anchor] >= 0;
+  const Own own = own_anchor(task.loss);
+  const bool exists = own.anchor < task.loss.anchors;
+  counts[threadIdx.x] = exists && task.tensors.matched[own.image * task.loss.anchors + own.anchor] >= 0;
   losses[threadIdx.x] = counts[threadIdx.x] != 0 ? loss_at(pyramid, task, begins, own).loss : 0;
   for (int half = kAnchorsOfTile / 2; half > 0; half /= 2) {
     __syncthreads();
@@ -57,11 +57,11 @@ template <typename T, typename C>
 __global__ void __launch_bounds__(kThreads)
     box_loss_gradient_kernel(const __grid_constant__ Pyramid pyramid, const __grid_constant__ Task<T> task,
                              const __grid_constant__ BoxBegins begins, const C* grad, const double* weights, T* out) {
-  const Own own = own_anchor(task.of);
-  if (own.anchor >= task.of.anchors) return;
+  const Own own = own_anchor(task.loss);
+  if (own.anchor >= task.loss.anchors) return;
   const LossOf made = loss_at(pyramid, task, begins, own);
   const double scale = multiply_rounded(static_cast<double>(*grad), weights[own.image]);
-  T* const to = out + 4 * (own.image * task.of.anchors + own.anchor);
+  T* const to = out + 4 * (own.image * task.loss.anchors + own.anchor);
   for (int k = 0; k < 4; ++k) to[k] = round_to<T>(made.by[k] == 0 ? 0 : multiply_rounded(made.by[k], scale));
 }
 
@@ -71,18 +71,18 @@ static_assert(sizeof(Pyramid) + sizeof(Task<float>) + sizeof(BoxBegins) + 128 <=
 }  // namespace
 
 template <typename T>
-void box_loss_tiles_cuda(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+void box_loss_tiles_cuda(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                          const BoxBegins& begins, double* sums, std::int32_t* positives, int device, void* stream) {
-  launch(box_loss_kernel<T>, tiles_of_image(of) * of.images, device, stream, "the launch of box_loss", pyramid,
-         Task<T>{of, tensors}, begins, sums, positives);
+  launch(box_loss_kernel<T>, tiles_of_image(loss) * loss.images, device, stream, "the launch of box_loss", pyramid,
+         Task<T>{loss, tensors}, begins, sums, positives);
 }
 
 template <typename T, typename C>
-void box_loss_gradient_cuda(const Pyramid& pyramid, const BoxLoss& of, const BoxLossTensors<T>& tensors,
+void box_loss_gradient_cuda(const Pyramid& pyramid, const BoxLoss& loss, const BoxLossTensors<T>& tensors,
                             const BoxBegins& begins, const C* grad, const double* weights, T* out, int device,
                             void* stream) {
-  launch(box_loss_gradient_kernel<T, C>, tiles_of_image(of) * of.images, device, stream,
-         "the launch of box_loss's gradient", pyramid, Task<T>{of, tensors}, begins, grad, weights, out);
+  launch(box_loss_gradient_kernel<T, C>, tiles_of_image(loss) * loss.images, device, stream,
+         "the launch of box_loss's gradient", pyramid, Task<T>{loss, tensors}, begins, grad, weights, out);
 }
 
 #define ANCHOR_EXT_BOX_LOSS(T, C)                                                                                  \

@@ -50,9 +50,9 @@ void check_matched(const std::int64_t* matched, std::int64_t anchors, std::int32
 struct TileSums {
   stable::Tensor sums, positives;
 
-  TileSums(const Summation& of, stable::Device device)
-      : sums(empty({std::max<std::int64_t>(of.tiles * of.images, 1)}, ScalarType::Double, device)),
-        positives(empty({std::max<std::int64_t>(of.tiles * of.images, 1)}, ScalarType::Int, device)) {}
+  TileSums(const Summation& summation, stable::Device device)
+      : sums(empty({std::max<std::int64_t>(summation.tiles * summation.images, 1)}, ScalarType::Double, device)),
+        positives(empty({std::max<std::int64_t>(summation.tiles * summation.images, 1)}, ScalarType::Int, device)) {}
 
   double* of_tiles() { return static_cast<double*>(sums.mutable_data_ptr()); }
   std::int32_t* counts() { return static_cast<std::int32_t*>(positives.mutable_data_ptr()); }
@@ -62,19 +62,19 @@ constexpr std::int64_t kGrain = 4;  // tiles
 
 // The loss of tiles' sums: `on_tiles(sums, begin, end)` on the CPU, `on_device(sums, positives, device, stream)`.
 template <typename C, typename OnTiles, typename OnDevice>
-void sum_tiles(const Summation& of, const std::int64_t* matched, const LossResult<C>& result, stable::Device device,
-               const OnTiles& on_tiles, const OnDevice& on_device) {
+void sum_tiles(const Summation& summation, const std::int64_t* matched, const LossResult<C>& result,
+               stable::Device device, const OnTiles& on_tiles, const OnDevice& on_device) {
   const Place place = place_of(device);
   if (place.device == Device::cpu) {
-    const auto sums = std::make_unique<double[]>(static_cast<std::size_t>(of.tiles * of.images + 1));
-    on_cpu(of.tiles * of.images, kGrain,
+    const auto sums = std::make_unique<double[]>(static_cast<std::size_t>(summation.tiles * summation.images + 1));
+    on_cpu(summation.tiles * summation.images, kGrain,
            [&](std::int64_t begin, std::int64_t end) { on_tiles(sums.get(), begin, end); });
-    return finish_cpu(of, matched, sums.get(), result);
+    return finish_cpu(summation, matched, sums.get(), result);
   }
-  TileSums memory(of, device);
+  TileSums memory(summation, device);
   on_cuda(place.index, [&](int index, void* stream) {
     on_device(memory.of_tiles(), memory.counts(), index, stream);
-    finish_cuda(of, memory.of_tiles(), memory.counts(), result, index, stream);
+    finish_cuda(summation, memory.of_tiles(), memory.counts(), result, index, stream);
   });
 }
 
@@ -241,7 +241,7 @@ Tensors focal_loss_backward_op(stable::Tensor grad, stable::Tensor weights, Tens
 // What the box loss and its gradient take, checked.
 struct BoxLossCall {
   Pyramid pyramid;
-  BoxLoss of{};
+  BoxLoss loss{};
   BoxBegins begins;
   stable::Tensor deltas, matched, boxes;
 
@@ -257,16 +257,17 @@ struct BoxLossCall {
       reject("layout is '", spec->parts().layout, "'; expected xyxy or yxyx, of boxes that deltas can move");
     pyramid = spec->over(request_of(level_shapes, image_shape, {}));
     if (!(beta >= 0 && beta <= 1e30)) reject("beta is ", beta, "; expected a finite number >= 0");
-    of = {box_loss_kind_of(kind.view()),
-          beta,
-          coder_of(coder.view()),
-          pyramid.num_anchors,
-          static_cast<std::int32_t>(counts.size()),
-          normalize};
-    deltas = checked("deltas", given, {of.images, of.anchors, 4}, given.scalar_type(), given, "deltas");
-    matched = checked("matched", of_anchors, {of.images, of.anchors}, ScalarType::Long, given, "deltas");
-    boxes = checked("boxes", of_boxes, {begins.begins[of.images], 4}, ScalarType::Double, given, "deltas");
-    if (given.device().type() == DeviceType::CPU) check_matched(positions(), of.anchors, of.images, begins, "boxes");
+    loss = {box_loss_kind_of(kind.view()),
+            beta,
+            coder_of(coder.view()),
+            pyramid.num_anchors,
+            static_cast<std::int32_t>(counts.size()),
+            normalize};
+    deltas = checked("deltas", given, {loss.images, loss.anchors, 4}, given.scalar_type(), given, "deltas");
+    matched = checked("matched", of_anchors, {loss.images, loss.anchors}, ScalarType::Long, given, "deltas");
+    boxes = checked("boxes", of_boxes, {begins.begins[loss.images], 4}, ScalarType::Double, given, "deltas");
+    if (given.device().type() == DeviceType::CPU)
+      check_matched(positions(), loss.anchors, loss.images, begins, "boxes");
   }
 
   const std::int64_t* positions() const { return static_cast<const std::int64_t*>(matched.const_data_ptr()); }
@@ -285,19 +286,19 @@ std::tuple<stable::Tensor, stable::Tensor> box_loss_op(stable::Tensor deltas, st
   const BoxLossCall call(deltas, matched, boxes, counts, level_shapes, spec, coder, kind, beta, normalize, image_shape);
   const stable::Device device = deltas.device();
   stable::Tensor loss = empty({}, computed_type(deltas.scalar_type()), device);
-  stable::Tensor weights = empty({call.of.images}, ScalarType::Double, device);
+  stable::Tensor weights = empty({call.loss.images}, ScalarType::Double, device);
   with_type("deltas", deltas.scalar_type(), [&](auto of_type) {
     using T = decltype(of_type);
     if (device.type() == DeviceType::Meta) return;
     const LossResult<Computed<T>> result{static_cast<Computed<T>*>(loss.mutable_data_ptr()),
                                          static_cast<double*>(weights.mutable_data_ptr())};
     sum_tiles(
-        summation_of(call.of), call.positions(), result, device,
+        summation_of(call.loss), call.positions(), result, device,
         [&](double* sums, std::int64_t begin, std::int64_t end) {
-          box_loss_tiles_cpu(call.pyramid, call.of, call.tensors<T>(), call.begins, sums, begin, end);
+          box_loss_tiles_cpu(call.pyramid, call.loss, call.tensors<T>(), call.begins, sums, begin, end);
         },
         [&](double* sums, std::int32_t* positives, int index, void* stream) {
-          box_loss_tiles_cuda(call.pyramid, call.of, call.tensors<T>(), call.begins, sums, positives, index, stream);
+          box_loss_tiles_cuda(call.pyramid, call.loss, call.tensors<T>(), call.begins, sums, positives, index, stream);
         });
   });
   return {loss, weights};
@@ -310,8 +311,8 @@ stable::Tensor box_loss_backward_op(stable::Tensor grad, stable::Tensor weights,
   const BoxLossCall call(deltas, matched, boxes, counts, level_shapes, spec, coder, kind, beta, true, image_shape);
   const stable::Device device = deltas.device();
   grad = checked("grad", grad, {}, computed_type(deltas.scalar_type()), deltas, "deltas");
-  weights = checked("weights", weights, {call.of.images}, ScalarType::Double, deltas, "deltas");
-  stable::Tensor out = empty({call.of.images, call.of.anchors, 4}, deltas.scalar_type(), device);
+  weights = checked("weights", weights, {call.loss.images}, ScalarType::Double, deltas, "deltas");
+  stable::Tensor out = empty({call.loss.images, call.loss.anchors, 4}, deltas.scalar_type(), device);
   with_type("deltas", deltas.scalar_type(), [&](auto of_type) {
     using T = decltype(of_type);
     if (device.type() == DeviceType::Meta || out.numel() == 0) return;
@@ -319,14 +320,14 @@ stable::Tensor box_loss_backward_op(stable::Tensor grad, stable::Tensor weights,
     const auto* const of_images = static_cast<const double*>(weights.const_data_ptr());
     T* const to = static_cast<T*>(out.mutable_data_ptr());
     run(
-        place_of(device), tiles_of_image(call.of) * call.of.images, kGrain,
+        place_of(device), tiles_of_image(call.loss) * call.loss.images, kGrain,
         [&](int index, void* stream) {
-          box_loss_gradient_cuda(call.pyramid, call.of, call.tensors<T>(), call.begins, of_loss, of_images, to, index,
+          box_loss_gradient_cuda(call.pyramid, call.loss, call.tensors<T>(), call.begins, of_loss, of_images, to, index,
                                  stream);
         },
         [&](std::int64_t begin, std::int64_t end) {
-          box_loss_gradient_cpu(call.pyramid, call.of, call.tensors<T>(), call.begins, double{*of_loss}, of_images, to,
-                                begin, end);
+          box_loss_gradient_cpu(call.pyramid, call.loss, call.tensors<T>(), call.begins, double{*of_loss}, of_images,
+                                to, begin, end);
         });
   });
   return out;

@@ -23,9 +23,9 @@ struct Summation {
 };
 
 // Of an image with so many positives: what its sum is multiplied by.
-ANCHOR_EXT_HD double weight_of(const Summation& of, std::int64_t positives) {
-  if (!of.normalize) return 1;
-  return 1.0 / static_cast<double>(positives > 1 ? positives : 1) / static_cast<double>(of.images);
+ANCHOR_EXT_HD double weight_of(const Summation& summation, std::int64_t positives) {
+  if (!summation.normalize) return 1;
+  return 1.0 / static_cast<double>(positives > 1 ? positives : 1) / static_cast<double>(summation.images);
 }
 
 // The loss, and [images] what each image's sum was multiplied by.
@@ -38,9 +38,10 @@ struct LossResult {
 // `sums` [images, tiles]; `matched` [images, anchors], of which those from 0 on are positives. On CUDA by one launch,
 // with how many of them lie in each tile.
 template <typename C>
-void finish_cpu(const Summation& of, const std::int64_t* matched, const double* sums, const LossResult<C>& result);
+void finish_cpu(const Summation& summation, const std::int64_t* matched, const double* sums,
+                const LossResult<C>& result);
 template <typename C>
-void finish_cuda(const Summation& of, const double* sums, const std::int32_t* positives, const LossResult<C>& result,
-                 int device, void* stream);
+void finish_cuda(const Summation& summation, const double* sums, const std::int32_t* positives,
+                 const LossResult<C>& result, int device, void* stream);
 
 }  // namespace anchor_ext

@@ -5,16 +5,18 @@
 namespace anchor_ext {
 
 template <typename C>
-void finish_cpu(const Summation& of, const std::int64_t* matched, const double* sums, const LossResult<C>& result) {
+void finish_cpu(const Summation& summation, const std::int64_t* matched, const double* sums,
+                const LossResult<C>& result) {
   double loss = 0;
-  for (std::int32_t image = 0; image < of.images; ++image) {
+  for (std::int32_t image = 0; image < summation.images; ++image) {
     double lanes[kLanes] = {};
-    for (std::int64_t tile = 0; tile < of.tiles; ++tile) lanes[tile % kLanes] += sums[image * of.tiles + tile];
+    for (std::int64_t tile = 0; tile < summation.tiles; ++tile)
+      lanes[tile % kLanes] += sums[image * summation.tiles + tile];
     for (int half = kLanes / 2; half > 0; half /= 2)
       for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    const std::int64_t* const own = matched + image * of.anchors;
-    const auto positives = std::count_if(own, own + of.anchors, [](std::int64_t index) { return index >= 0; });
-    result.weights[image] = weight_of(of, positives);
+    const std::int64_t* const own = matched + image * summation.anchors;
+    const auto positives = std::count_if(own, own + summation.anchors, [](std::int64_t index) { return index >= 0; });
+    result.weights[image] = weight_of(summation, positives);
     loss += lanes[0] * result.weights[image];
   }
   *result.loss = static_cast<C>(loss);

@@ -36,10 +36,10 @@ template <typename T>
 class Search {
  public:
   explicit Search(const Tables& tables) : tables_(tables) {
-    for (const CellAnchorGrid& of : tables.grids) {
-      width_.push_back(of.x.longest);
-      height_.push_back(of.y.longest);
-      area_.push_back(static_cast<T>(of.least_area));
+    for (const CellAnchorGrid& grid : tables.grids) {
+      width_.push_back(grid.x.longest);
+      height_.push_back(grid.y.longest);
+      area_.push_back(static_cast<T>(grid.least_area));
     }
     bounds_.resize(tables.grids.size());
   }
@@ -71,26 +71,27 @@ class Search {
   // What the bound of a grid is at least that has an anchor of this IoU.
   static T least_bound(T area, T iou) { return static_cast<T>(bound_of(area, iou) * (1 - kMargin)); }
 
-  static T iou_at(const CellAnchorGrid& of, std::int64_t row, std::int64_t column, T height, const Box<T>& box,
+  static T iou_at(const CellAnchorGrid& grid, std::int64_t row, std::int64_t column, T height, const Box<T>& box,
                   T area) {
-    const T low = of.x.low[column], high = of.x.high[column];
+    const T low = grid.x.low[column], high = grid.x.high[column];
     const T width = std::min(high, box.x2) - std::max(low, box.x1);
     const T inter = (width > 0 ? width : 0) * height;
     if (!(inter > 0)) return 0;
-    return inter / ((area + static_cast<T>(of.x.length[column] * of.y.length[row])) - inter);
+    return inter / ((area + static_cast<T>(grid.x.length[column] * grid.y.length[row])) - inter);
   }
 
-  static T iou_of_nearest(const CellAnchorGrid& of, const Box<T>& box, T area) {
-    const std::int64_t row = nearest_cell(of.y, box.y1, box.y2);
-    return iou_at(of, row, nearest_cell(of.x, box.x1, box.x2), height_of(of, row, box), box, area);
+  static T iou_of_nearest(const CellAnchorGrid& grid, const Box<T>& box, T area) {
+    const std::int64_t row = nearest_cell(grid.y, box.y1, box.y2);
+    return iou_at(grid, row, nearest_cell(grid.x, box.x1, box.x2), height_of(grid, row, box), box, area);
   }
 
-  static void search(const CellAnchorGrid& of, const Box<T>& box, T area, T reached, Best<T>& best) {
-    const Window window = window_of(of, box, bound_of(area, reached), reach_of(of, box, area));
+  static void search(const CellAnchorGrid& grid, const Box<T>& box, T area, T reached, Best<T>& best) {
+    const Window window = window_of(grid, box, bound_of(area, reached), reach_of(grid, box, area));
     for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row) {
-      const T height = height_of(of, row, box);
+      const T height = height_of(grid, row, box);
       for (std::int64_t column = window.columns.begin; column < window.columns.end; ++column)
-        best.take(iou_at(of, row, column, height, box, area), of.begin + (row * of.x.cells + column) * of.cell_anchors);
+        best.take(iou_at(grid, row, column, height, box, area),
+                  grid.begin + (row * grid.x.cells + column) * grid.cell_anchors);
     }
   }
 

@@ -22,13 +22,13 @@ namespace anchor_ext {
 namespace {
 
 struct Taken {
-  const CellAnchorGrid* of;
+  const CellAnchorGrid* grid;
   std::int32_t row, column, box;
 
-  std::int64_t flat() const { return of->begin + cell() * of->cell_anchors; }
-  std::int64_t planar() const { return of->plane + cell(); }
-  std::int64_t cell() const { return row * of->x.cells + column; }
-  Box<float> anchor() const { return {of->x.low[column], of->y.low[row], of->x.high[column], of->y.high[row]}; }
+  std::int64_t flat() const { return grid->begin + cell() * grid->cell_anchors; }
+  std::int64_t planar() const { return grid->plane + cell(); }
+  std::int64_t cell() const { return row * grid->x.cells + column; }
+  Box<float> anchor() const { return {grid->x.low[column], grid->y.low[row], grid->x.high[column], grid->y.high[row]}; }
 };
 
 template <typename T>
@@ -95,11 +95,11 @@ class Windows {
     most_of_grid_.assign(tables_.grids.size(), 0);
     if (!(area > 0)) return most;
     for (std::size_t c = 0; c < tables_.grids.size(); ++c) {
-      const CellAnchorGrid& of = tables_.grids[c];
-      const Reach reach = reach_of(of, box, area);
+      const CellAnchorGrid& grid = tables_.grids[c];
+      const Reach reach = reach_of(grid, box, area);
       const double at_least = bound_of(area, std::max(least, keep ? 0.0 : double{iou_of(most)}));
       if (!can_reach(at_least, reach)) continue;
-      const Window window = window_of(of, box, at_least, reach);
+      const Window window = window_of(grid, box, at_least, reach);
       if (window.is_empty()) continue;
       if (keep) visited_.push_back(window);
       most_of_grid_[c] = update_window(window, g, box, area);
@@ -109,15 +109,15 @@ class Windows {
   }
 
   Signed<T> update_window(const Window& window, std::int32_t g, const Box<T>& box, T area) {
-    const CellAnchorGrid& of = *window.of;
+    const CellAnchorGrid& grid = *window.grid;
     const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
-    overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
+    overlaps(grid.x.low + left, grid.x.high + left, box.x1, box.x2, cells, widths_.data());
     Signed<T> most = 0;
     for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row) {
-      const std::int64_t at = of.plane + row * of.x.cells + left;
-      most =
-          std::max(most, update({widths_.data(), of.x.length + left, height_of(of, row, box), of.y.length[row], area,
-                                 static_cast<T>(rule_.least_union), g, best_.data() + at, index_.data() + at, cells}));
+      const std::int64_t at = grid.plane + row * grid.x.cells + left;
+      most = std::max(most,
+                      update({widths_.data(), grid.x.length + left, height_of(grid, row, box), grid.y.length[row], area,
+                              static_cast<T>(rule_.least_union), g, best_.data() + at, index_.data() + at, cells}));
     }
     return most;
   }
@@ -129,15 +129,15 @@ class Windows {
     const std::size_t before = taken_.size();
     for (std::size_t c = 0; c < tables_.grids.size(); ++c) {
       if (most_of_grid_[c] != most) continue;
-      const CellAnchorGrid& of = tables_.grids[c];
-      const Window window = window_of(of, box, bound_of(area, iou_of(most)), reach_of(of, box, area));
+      const CellAnchorGrid& grid = tables_.grids[c];
+      const Window window = window_of(grid, box, bound_of(area, iou_of(most)), reach_of(grid, box, area));
       const std::int32_t left = window.columns.begin, cells = window.columns.end - left;
-      overlaps(of.x.low + left, of.x.high + left, box.x1, box.x2, cells, widths_.data());
+      overlaps(grid.x.low + left, grid.x.high + left, box.x1, box.x2, cells, widths_.data());
       for (std::int32_t row = window.rows.begin; row < window.rows.end; ++row) {
         const Row<T> some{widths_.data(),
-                          of.x.length + left,
-                          height_of(of, row, box),
-                          of.y.length[row],
+                          grid.x.length + left,
+                          height_of(grid, row, box),
+                          grid.y.length[row],
                           area,
                           static_cast<T>(rule_.least_union),
                           g,
@@ -145,7 +145,7 @@ class Windows {
                           nullptr,
                           cells};
         for (std::int32_t i = 0; i < cells; ++i)
-          if (key_at(some, i) == most) taken_.push_back({&of, row, left + i, g});
+          if (key_at(some, i) == most) taken_.push_back({&grid, row, left + i, g});
       }
     }
     if (!rule_.only_first || taken_.size() == before) return;
@@ -172,11 +172,11 @@ class Windows {
   }
 
   void write_all(bool all_taken, std::int64_t* matched, T* iou) const {
-    for (const CellAnchorGrid& of : tables_.grids)
-      for (std::int64_t cell = 0; cell < of.x.cells * of.y.cells; ++cell) {
-        const std::int64_t flat = of.begin + cell * of.cell_anchors;
-        const T best = iou_of(best_[of.plane + cell]);
-        const std::int64_t box = best > 0 ? index_[of.plane + cell] : 0;
+    for (const CellAnchorGrid& grid : tables_.grids)
+      for (std::int64_t cell = 0; cell < grid.x.cells * grid.y.cells; ++cell) {
+        const std::int64_t flat = grid.begin + cell * grid.cell_anchors;
+        const T best = iou_of(best_[grid.plane + cell]);
+        const std::int64_t box = best > 0 ? index_[grid.plane + cell] : 0;
         matched[flat] = all_taken ? low_quality_result(rule_, box) : result_of(rule_, best, box);
         if (iou != nullptr) iou[flat] = best;
       }
@@ -186,13 +186,14 @@ class Windows {
   void write_visited(std::int64_t* matched) const {
     std::fill_n(matched, tables_.num_anchors, rule_.codes[0]);
     for (const Window& window : visited_) {
-      const CellAnchorGrid& of = *window.of;
+      const CellAnchorGrid& grid = *window.grid;
       for (std::int64_t row = window.rows.begin; row < window.rows.end; ++row)
         for (std::int64_t column = window.columns.begin; column < window.columns.end; ++column) {
-          const std::int64_t cell = row * of.x.cells + column;
-          const T best = iou_of(best_[of.plane + cell]);
+          const std::int64_t cell = row * grid.x.cells + column;
+          const T best = iou_of(best_[grid.plane + cell]);
           if (best >= static_cast<T>(floor_))
-            matched[of.begin + cell * of.cell_anchors] = result_of(rule_, best, std::int64_t{index_[of.plane + cell]});
+            matched[grid.begin + cell * grid.cell_anchors] =
+                result_of(rule_, best, std::int64_t{index_[grid.plane + cell]});
         }
     }
   }
@@ -259,7 +260,7 @@ void match_cpu(const Pyramid& pyramid, const Rule& rule, const CpuBoxes<T>& boxe
                const Matches<T>& matches, std::int64_t begin, std::int64_t end) {
   const Tables tables = tables_of(pyramid);
   bool has_flat_anchor = false;
-  for (const CellAnchorGrid& of : tables.grids) has_flat_anchor = has_flat_anchor || of.may_be_flat;
+  for (const CellAnchorGrid& grid : tables.grids) has_flat_anchor = has_flat_anchor || grid.may_be_flat;
   Windows<T> windows(tables, rule);
   for (std::int64_t image = begin; image < end; ++image) {
     const Box<T>* const own = boxes.boxes + boxes.begins[image];

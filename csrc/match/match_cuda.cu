@@ -136,9 +136,9 @@ __device__ inline void for_boxes(const Task<T>& task, const Own& own, Shared<T>&
     if (lane == 0) shared.kept[warp] = __popc(kept);
     __syncthreads();
     std::int32_t place = __popc(kept & ((1u << lane) - 1)), count = 0;
-    for (int of = 0; of < kWarps; ++of) {
-      if (of < warp) place += shared.kept[of];
-      count += shared.kept[of];
+    for (int other = 0; other < kWarps; ++other) {
+      if (other < warp) place += shared.kept[other];
+      count += shared.kept[other];
     }
     if (keep) {
       shared.boxes[place] = box;
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kThreads)
   const Rule& rule = task.rule;
   const bool boxes_take = rule.gets != Gets::nothing;
   Key<T> most = 0;
-  std::int32_t index = 0, of = -1;
+  std::int32_t index = 0, taker = -1;
   for_boxes(
       task, own, shared, [&](std::int32_t number) { return boxes_take && task.best[number] == 0; },
       [&](std::int32_t number, std::int32_t i) {
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kThreads)
         if (!boxes_take) return;
         const T best = iou_of_key(shared.best[i]);
         const bool is_taken = takes(rule, best) && (rule.only_first ? shared.first[i] == own.flat : iou == best);
-        if (is_taken && (of < 0 || rule.gets != Gets::first)) of = box;
+        if (is_taken && (taker < 0 || rule.gets != Gets::first)) taker = box;
       },
       [](std::int32_t, std::int32_t) {});
   if (!own.exists) return;
@@ -241,8 +241,8 @@ __global__ void __launch_bounds__(kThreads)
   if (task.matches.iou != nullptr) task.matches.iou[at] = own.ignored ? -1 : iou_of_key(most);
   task.matches.matched[at] = own.begin == own.end ? result_without_boxes(rule)
                              : own.ignored        ? kIgnored
-                             : of < 0             ? result_of(rule, iou_of_key(most), index)
-                                                  : low_quality_result(rule, rule.gets == Gets::own ? index : of);
+                             : taker < 0          ? result_of(rule, iou_of_key(most), index)
+                                                  : low_quality_result(rule, rule.gets == Gets::own ? index : taker);
 }
 
 }  // namespace

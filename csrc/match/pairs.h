@@ -38,7 +38,7 @@ void match_pairs(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, 
     const Box<float> anchor = box_at(pyramid, i);
     const float area = area_of(anchor);
     if (is_ignored(rule, regions, anchor, area)) continue;
-    std::int64_t own = 0, of = -1;
+    std::int64_t own = 0, taker = -1;
     Key<T> most = 0;
     for (std::int64_t g = 0; g < count; ++g) {
       const T value = iou_of(rule, boxes[g], areas[g], anchor, area);
@@ -46,9 +46,9 @@ void match_pairs(const Pyramid& pyramid, const Rule& rule, const Box<T>* boxes, 
       if (key > most) most = key, own = g;
       if (!takes(rule, iou_of_key(best[g]))) continue;
       const bool is_taken = rule.only_first ? first[g] == i : value == iou_of_key(best[g]);
-      if (is_taken && (of < 0 || rule.gets != Gets::first)) of = g;
+      if (is_taken && (taker < 0 || rule.gets != Gets::first)) taker = g;
     }
-    if (of >= 0) matched[i] = low_quality_result(rule, rule.gets == Gets::own ? own : of);
+    if (taker >= 0) matched[i] = low_quality_result(rule, rule.gets == Gets::own ? own : taker);
   }
 }
 

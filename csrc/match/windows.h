@@ -26,7 +26,7 @@ inline bool is_proper(const Box<T>& box) {
 
 // Some anchors of one cell anchor.
 struct Window {
-  const CellAnchorGrid* of;
+  const CellAnchorGrid* grid;
   Range columns, rows;
 
   bool is_empty() const { return columns.begin >= columns.end || rows.begin >= rows.end; }
@@ -39,9 +39,9 @@ struct Reach {
 };
 
 template <typename T>
-inline Reach reach_of(const CellAnchorGrid& of, const Box<T>& box, T area) {
-  return {std::min(double{box.x2} - box.x1, double{of.x.longest}),
-          std::min(double{box.y2} - box.y1, double{of.y.longest}), area + of.least_area};
+inline Reach reach_of(const CellAnchorGrid& grid, const Box<T>& box, T area) {
+  return {std::min(double{box.x2} - box.x1, double{grid.x.longest}),
+          std::min(double{box.y2} - box.y1, double{grid.y.longest}), area + grid.least_area};
 }
 
 // A lower bound of the exact IoU of an anchor whose computed IoU with a box of this area is `iou`; 0 where rounding
@@ -57,16 +57,16 @@ inline bool can_reach(double iou, const Reach& reach) {
 
 // An IoU needs an intersection of so many pixels, hence an overlap so wide and so high.
 template <typename T>
-inline Window window_of(const CellAnchorGrid& of, const Box<T>& box, double iou, const Reach& reach) {
+inline Window window_of(const CellAnchorGrid& grid, const Box<T>& box, double iou, const Reach& reach) {
   const double inter = iou / (1 + iou) * reach.sum * (1 - kMargin);
   const double width = reach.height > 0 ? inter / reach.height * (1 - kMargin) : 0;
   const double height = reach.width > 0 ? inter / reach.width * (1 - kMargin) : 0;
-  return {&of, range_of(of.x, box.x1 + width, box.x2 - width), range_of(of.y, box.y1 + height, box.y2 - height)};
+  return {&grid, range_of(grid.x, box.x1 + width, box.x2 - width), range_of(grid.y, box.y1 + height, box.y2 - height)};
 }
 
 template <typename T>
-inline T height_of(const CellAnchorGrid& of, std::int64_t row, const Box<T>& box) {
-  const T low = of.y.low[row], high = of.y.high[row];
+inline T height_of(const CellAnchorGrid& grid, std::int64_t row, const Box<T>& box) {
+  const T low = grid.y.low[row], high = grid.y.high[row];
   const T height = std::min(high, box.y2) - std::max(low, box.y1);
   return height > 0 ? height : 0;
 }

@@ -23,15 +23,15 @@ namespace stable = torch::stable;
 using Integers = std::vector<std::int64_t>;
 using Tensors = std::vector<stable::Tensor>;
 
-stable::Tensor sigmoid(const stable::Tensor& of) {
-  std::array<StableIValue, 1> stack{stable::detail::from(of)};
+stable::Tensor sigmoid(const stable::Tensor& tensor) {
+  std::array<StableIValue, 1> stack{stable::detail::from(tensor)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sigmoid", "", stack.data(), TORCH_ABI_VERSION));
   return stable::detail::to<stable::Tensor>(stack[0]);
 }
 
 // The greatest `count` numbers of a tensor, in descending order, and where they are.
-std::pair<stable::Tensor, stable::Tensor> topk(const stable::Tensor& of, std::int64_t count) {
-  std::array<StableIValue, 5> stack{stable::detail::from(of), stable::detail::from(count),
+std::pair<stable::Tensor, stable::Tensor> topk(const stable::Tensor& tensor, std::int64_t count) {
+  std::array<StableIValue, 5> stack{stable::detail::from(tensor), stable::detail::from(count),
                                     stable::detail::from(std::int64_t{-1}), stable::detail::from(true),
                                     stable::detail::from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::topk", "", stack.data(), TORCH_ABI_VERSION));
@@ -128,14 +128,14 @@ struct Call {
     std::int64_t begin = 0;
     for (std::size_t l = 0; l < sizes.size(); begin += sizes[l++]) {
       const bool is_one = is_flat && logits.size() == 1;
-      const stable::Tensor& of = logits[is_one ? 0 : l];
+      const stable::Tensor& given = logits[is_one ? 0 : l];
       SelectLevel& level = made.levels[l];
-      level.memory = static_cast<const T*>(of.const_data_ptr()) + (is_one ? begin * classes : 0);
-      level.stride = of.stride(0);
+      level.memory = static_cast<const T*>(given.const_data_ptr()) + (is_one ? begin * classes : 0);
+      level.stride = given.stride(0);
       level.count = sizes[l] * classes;
       if (!is_flat && level.count > 0) {
-        level.cells = of.size(2) * of.size(3);
-        level.cell_anchors = of.size(1) / classes;
+        level.cells = given.size(2) * given.size(3);
+        level.cell_anchors = given.size(1) / classes;
       }
       level.begin = begin;
       level.tile = made.tiles;
@@ -149,11 +149,11 @@ struct Call {
 
   template <typename T>
   std::vector<Part> parts() const {
-    const Selecting of = selecting<T>();
+    const Selecting task = selecting<T>();
     std::vector<Part> all;
     for (std::int64_t image = 0; image < images; ++image)
-      for (std::int32_t level = 0; level < of.num_levels; ++level) {
-        Part part{of.levels[level], image};
+      for (std::int32_t level = 0; level < task.num_levels; ++level) {
+        Part part{task.levels[level], image};
         part.memory = static_cast<const T*>(part.memory) + image * part.stride;
         all.push_back(part);
       }
@@ -269,28 +269,28 @@ void select(const Call& call, const Selected<T>& result) {
 template <typename T>
 void select_on_device(const Call& call, const Selected<T>& result, stable::Device device) {
   using Bits = SignedBits<T>;
-  Selecting of = call.selecting<T>();
-  for (std::int32_t l = 0; l < of.num_levels; ++l)
-    if (of.levels[l].count > kMostOfLevel || of.levels[l].kept > kMostKept)
+  Selecting task = call.selecting<T>();
+  for (std::int32_t l = 0; l < task.num_levels; ++l)
+    if (task.levels[l].count > kMostOfLevel || task.levels[l].kept > kMostKept)
       reject("topk_per_level is ", call.most, "; expected at most ", kMostKept, " on CUDA, of fewer than 2**32 logits");
   constexpr Bits kInfinite = static_cast<Bits>(std::is_same_v<T, float>     ? 0x7f800000
                                                : std::is_same_v<T, Float16> ? 0x7c00
                                                                             : 0x7f80);
   const double threshold = double{widened(round_to<T>(call.threshold))};
-  of.above = std::max(bound_of<T>(threshold), static_cast<Bits>(-kInfinite - 2));  // order_of(-infinity) - 1
-  of.most = kInfinite;
-  const auto bytes = of.parts() * SelectMemory::kBytes;
+  task.above = std::max(bound_of<T>(threshold), static_cast<Bits>(-kInfinite - 2));  // order_of(-infinity) - 1
+  task.most = kInfinite;
+  const auto bytes = task.parts() * SelectMemory::kBytes;
   stable::Tensor memory = empty({bytes / 8 + 1}, ScalarType::Long, device);
-  stable::Tensor logits = empty({call.images, of.slots}, call.logits[0].scalar_type(), device);
-  stable::Tensor index = empty({call.images, of.slots}, ScalarType::Long, device);
-  stable::Tensor labels = empty({call.images, of.slots}, ScalarType::Long, device);
+  stable::Tensor logits = empty({call.images, task.slots}, call.logits[0].scalar_type(), device);
+  stable::Tensor index = empty({call.images, task.slots}, ScalarType::Long, device);
+  stable::Tensor labels = empty({call.images, task.slots}, ScalarType::Long, device);
   auto* const at = static_cast<std::int64_t*>(index.mutable_data_ptr());
   auto* const labels_at = static_cast<std::int64_t*>(labels.mutable_data_ptr());
   on_cuda(place_of(device).index, [&](int own, void* stream) {
-    greatest_cuda(of, memory.mutable_data_ptr(),
+    greatest_cuda(task, memory.mutable_data_ptr(),
                   Greatest<Bits>{static_cast<Bits*>(logits.mutable_data_ptr()), at, labels_at}, own, stream);
     const stable::Tensor scores = sigmoid(logits);
-    pack_cuda(of, memory.const_data_ptr(), static_cast<const T*>(scores.const_data_ptr()), at, labels_at, threshold,
+    pack_cuda(task, memory.const_data_ptr(), static_cast<const T*>(scores.const_data_ptr()), at, labels_at, threshold,
               result, own, stream);
   });
 }

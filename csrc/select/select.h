@@ -85,7 +85,7 @@ struct Greatest {
   std::int64_t *index, *labels;
 };
 template <typename Bits>
-void greatest_cuda(const Selecting& of, void* memory, const Greatest<Bits>& result, int device, void* stream);
+void greatest_cuda(const Selecting& selecting, void* memory, const Greatest<Bits>& result, int device, void* stream);
 
 // What `select` gives: of what was found those whose score is above the threshold, without gaps.
 template <typename T>
@@ -94,7 +94,7 @@ struct Selected {
   std::int64_t *index, *labels, *counts;
 };
 template <typename T>
-void pack_cuda(const Selecting& of, const void* memory, const T* scores, const std::int64_t* index,
+void pack_cuda(const Selecting& selecting, const void* memory, const T* scores, const std::int64_t* index,
                const std::int64_t* labels, double threshold, const Selected<T>& result, int device, void* stream);
 
 }  // namespace anchor_ext

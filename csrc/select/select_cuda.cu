@@ -22,20 +22,20 @@ struct Own {
   std::int64_t begin, end;  // the block's logits, in the level
 };
 
-__device__ inline Own own_tile(const Selecting& of) {
-  const std::int64_t image = blockIdx.x / of.tiles, tile = blockIdx.x - image * of.tiles;
+__device__ inline Own own_tile(const Selecting& selecting) {
+  const std::int64_t image = blockIdx.x / selecting.tiles, tile = blockIdx.x - image * selecting.tiles;
   std::int32_t level = 0;
-  while (level + 1 < of.num_levels && of.levels[level + 1].tile <= tile) ++level;
-  const std::int64_t begin = (tile - of.levels[level].tile) * kSelectTile, count = of.levels[level].count;
-  return {static_cast<std::int32_t>(image), level, static_cast<std::int32_t>(image) * of.num_levels + level, begin,
-          begin + kSelectTile < count ? begin + kSelectTile : count};
+  while (level + 1 < selecting.num_levels && selecting.levels[level + 1].tile <= tile) ++level;
+  const std::int64_t begin = (tile - selecting.levels[level].tile) * kSelectTile, count = selecting.levels[level].count;
+  return {static_cast<std::int32_t>(image), level, static_cast<std::int32_t>(image) * selecting.num_levels + level,
+          begin, begin + kSelectTile < count ? begin + kSelectTile : count};
 }
 
 // Calls per_key(key) for each logit of the block's that takes part.
 template <typename Bits, typename PerKey>
-__device__ inline void for_keys(const Selecting& of, const Own& own, const PerKey& per_key) {
+__device__ inline void for_keys(const Selecting& selecting, const Own& own, const PerKey& per_key) {
   constexpr int kAtOnce = 8;
-  const SelectLevel& level = of.levels[own.level];
+  const SelectLevel& level = selecting.levels[own.level];
   const Bits* const logits = static_cast<const Bits*>(level.memory) + own.image * level.stride;
   for (std::int64_t first = own.begin + threadIdx.x; first < own.end; first += kAtOnce * kThreads) {
     std::int32_t orders[kAtOnce];
@@ -46,8 +46,8 @@ __device__ inline void for_keys(const Selecting& of, const Own& own, const PerKe
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      if (orders[i] <= of.above || orders[i] > of.most) continue;
-      const std::int64_t flat = level.flattened(first + i * kThreads, of.classes);
+      if (orders[i] <= selecting.above || orders[i] > selecting.most) continue;
+      const std::int64_t flat = level.flattened(first + i * kThreads, selecting.classes);
       const std::uint32_t high = static_cast<std::uint32_t>(orders[i]) ^ 0x80000000u;
       per_key(std::uint64_t{high} << 32 | static_cast<std::uint32_t>(~static_cast<std::uint32_t>(flat)));
     }
@@ -57,14 +57,14 @@ __device__ inline void for_keys(const Selecting& of, const Own& own, const PerKe
 // The histogram of the next digit, over the keys whose known digits equal the floor's.
 template <typename Bits>
 __global__ void __launch_bounds__(kThreads)
-    count_kernel(const __grid_constant__ Selecting of, const __grid_constant__ SelectMemory memory, int round) {
+    count_kernel(const __grid_constant__ Selecting selecting, const __grid_constant__ SelectMemory memory, int round) {
   __shared__ std::uint32_t bins[kBins];
-  const Own own = own_tile(of);
+  const Own own = own_tile(selecting);
   const SelectState state = memory.states[own.part];
   if (state.done) return;
   for (int bin = threadIdx.x; bin < kBins; bin += kThreads) bins[bin] = 0;
   __syncthreads();
-  for_keys<Bits>(of, own, [&](std::uint64_t key) {
+  for_keys<Bits>(selecting, own, [&](std::uint64_t key) {
     if (round > 0 && (key ^ state.floor) >> digits_above(round) != 0) return;
     atomicAdd(&bins[key >> shift_of(round) & (kBins - 1)], 1u);
   });
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 // The next digit of the floor: that of the last key which is to be kept. A block per part; a thread has bins side by
 // side, the first one the highest.
 __global__ void __launch_bounds__(kThreads)
-    choose_kernel(const __grid_constant__ Selecting of, const __grid_constant__ SelectMemory memory, int round) {
+    choose_kernel(const __grid_constant__ Selecting selecting, const __grid_constant__ SelectMemory memory, int round) {
   __shared__ std::uint32_t of_warps[kWarps];
   SelectState& state = memory.states[blockIdx.x];
   const SelectState before = state;
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x == 0) state.done = 1;
     return;
   }
-  const auto kept = static_cast<std::uint32_t>(of.levels[blockIdx.x % of.num_levels].kept);
+  const auto kept = static_cast<std::uint32_t>(selecting.levels[blockIdx.x % selecting.num_levels].kept);
   const std::uint32_t wanted = round == 0 ? kept : static_cast<std::uint32_t>(before.remaining);
   std::uint32_t above = through - own;
   if (above >= wanted || through < wanted) return;  // the last key is another thread's
@@ -124,11 +124,11 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename Bits>
 __global__ void __launch_bounds__(kThreads)
-    gather_kernel(const __grid_constant__ Selecting of, const __grid_constant__ SelectMemory memory) {
-  const Own own = own_tile(of);
+    gather_kernel(const __grid_constant__ Selecting selecting, const __grid_constant__ SelectMemory memory) {
+  const Own own = own_tile(selecting);
   SelectState& state = memory.states[own.part];
   const std::uint64_t floor = state.floor;
-  for_keys<Bits>(of, own, [&](std::uint64_t key) {
+  for_keys<Bits>(selecting, own, [&](std::uint64_t key) {
     if (key >= floor) memory.keys[own.part * std::int64_t{kMostKept} + atomicAdd(&state.found, 1)] = key;
   });
 }
@@ -136,11 +136,11 @@ __global__ void __launch_bounds__(kThreads)
 // A block per part: sorts its keys, the greatest first (K. E. Batcher's bitonic sort), and writes what they stand for.
 template <typename Bits>
 __global__ void __launch_bounds__(kThreads)
-    sort_kernel(const __grid_constant__ Selecting of, const __grid_constant__ SelectMemory memory,
+    sort_kernel(const __grid_constant__ Selecting selecting, const __grid_constant__ SelectMemory memory,
                 const __grid_constant__ Greatest<Bits> result) {
   __shared__ std::uint64_t keys[kMostKept];
-  const std::int32_t found = memory.states[blockIdx.x].found, image = blockIdx.x / of.num_levels;
-  const SelectLevel& level = of.levels[blockIdx.x % of.num_levels];
+  const std::int32_t found = memory.states[blockIdx.x].found, image = blockIdx.x / selecting.num_levels;
+  const SelectLevel& level = selecting.levels[blockIdx.x % selecting.num_levels];
   std::int32_t size = 1;
   while (size < found) size *= 2;
   for (std::int32_t i = threadIdx.x; i < size; i += kThreads)
@@ -158,29 +158,29 @@ __global__ void __launch_bounds__(kThreads)
     }
   __syncthreads();
   for (std::int32_t i = threadIdx.x; i < level.kept; i += kThreads) {
-    const std::int64_t to = image * of.slots + level.slot + i;
+    const std::int64_t to = image * selecting.slots + level.slot + i;
     const std::uint64_t key = i < found ? keys[i] : 0;
     const auto order = static_cast<std::int32_t>(static_cast<std::uint32_t>(key >> 32) ^ 0x80000000u);
     const std::int64_t flat = static_cast<std::uint32_t>(~static_cast<std::uint32_t>(key));
     result.logits[to] = i < found ? order_of(static_cast<Bits>(order)) : Bits{0};
-    result.index[to] = i < found ? level.begin + flat / of.classes : 0;
-    result.labels[to] = i < found ? flat % of.classes : -1;
+    result.index[to] = i < found ? level.begin + flat / selecting.classes : 0;
+    result.labels[to] = i < found ? flat % selecting.classes : -1;
   }
 }
 
 // A block per image.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    pack_kernel(const __grid_constant__ Selecting of, const __grid_constant__ SelectMemory memory, const T* scores,
-                const std::int64_t* index, const std::int64_t* labels, double threshold,
+    pack_kernel(const __grid_constant__ Selecting selecting, const __grid_constant__ SelectMemory memory,
+                const T* scores, const std::int64_t* index, const std::int64_t* labels, double threshold,
                 const __grid_constant__ Selected<T> result) {
   __shared__ std::int32_t of_warps[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-  const std::int64_t first = blockIdx.x * of.slots;
+  const std::int64_t first = blockIdx.x * selecting.slots;
   std::int64_t count = 0;
-  for (std::int32_t l = 0; l < of.num_levels; ++l) {
-    const SelectLevel& level = of.levels[l];
-    const std::int32_t found = memory.states[blockIdx.x * of.num_levels + l].found;
+  for (std::int32_t l = 0; l < selecting.num_levels; ++l) {
+    const SelectLevel& level = selecting.levels[l];
+    const std::int32_t found = memory.states[blockIdx.x * selecting.num_levels + l].found;
     const std::int32_t end = min(found, level.kept);
     for (std::int32_t begin = 0; begin < end; begin += kThreads) {
       const std::int32_t i = begin + static_cast<std::int32_t>(threadIdx.x);
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
     }
   }
-  for (std::int64_t i = count + threadIdx.x; i < of.slots; i += kThreads) {
+  for (std::int64_t i = count + threadIdx.x; i < selecting.slots; i += kThreads) {
     result.scores[first + i] = T{};
     result.index[first + i] = 0;
     result.labels[first + i] = -1;
@@ -214,26 +214,28 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename Bits>
-void greatest_cuda(const Selecting& of, void* memory, const Greatest<Bits>& result, int device, void* stream) {
-  const SelectMemory own(memory, of.parts());
-  const std::int64_t blocks = of.images * of.tiles;
+void greatest_cuda(const Selecting& selecting, void* memory, const Greatest<Bits>& result, int device, void* stream) {
+  const SelectMemory own(memory, selecting.parts());
+  const std::int64_t blocks = selecting.images * selecting.tiles;
   check(cudaSetDevice(device), "choosing the device");  // the memory is cleared before the first launch does it
-  check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(of.parts() * SelectMemory::kZeroed),
+  check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(selecting.parts() * SelectMemory::kZeroed),
                         static_cast<cudaStream_t>(stream)),
         "clearing memory for select");
   for (int round = 0; round < kRounds; ++round) {
-    launch(count_kernel<Bits>, blocks, device, stream, "the launch of select's count_kernel", of, own, round);
-    launch(choose_kernel, of.parts(), device, stream, "the launch of select's choose_kernel", of, own, round);
+    launch(count_kernel<Bits>, blocks, device, stream, "the launch of select's count_kernel", selecting, own, round);
+    launch(choose_kernel, selecting.parts(), device, stream, "the launch of select's choose_kernel", selecting, own,
+           round);
   }
-  launch(gather_kernel<Bits>, blocks, device, stream, "the launch of select's gather_kernel", of, own);
-  launch(sort_kernel<Bits>, of.parts(), device, stream, "the launch of select's sort_kernel", of, own, result);
+  launch(gather_kernel<Bits>, blocks, device, stream, "the launch of select's gather_kernel", selecting, own);
+  launch(sort_kernel<Bits>, selecting.parts(), device, stream, "the launch of select's sort_kernel", selecting, own,
+         result);
 }
 
 template <typename T>
-void pack_cuda(const Selecting& of, const void* memory, const T* scores, const std::int64_t* index,
+void pack_cuda(const Selecting& selecting, const void* memory, const T* scores, const std::int64_t* index,
                const std::int64_t* labels, double threshold, const Selected<T>& result, int device, void* stream) {
-  launch(pack_kernel<T>, of.images, device, stream, "the launch of select's pack_kernel", of,
-         SelectMemory(const_cast<void*>(memory), of.parts()), scores, index, labels, threshold, result);
+  launch(pack_kernel<T>, selecting.images, device, stream, "the launch of select's pack_kernel", selecting,
+         SelectMemory(const_cast<void*>(memory), selecting.parts()), scores, index, labels, threshold, result);
 }
 
 template void greatest_cuda(const Selecting&, void*, const Greatest<std::int16_t>&, int, void*);

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -162,10 +163,23 @@ def loss(logits, deltas, boxes=None, labels=()):
     return RetinaNetLoss(ANCHORS)(logits, deltas, given, case.labels if labels == () else labels, SHAPE)
 
 
+def test_integers_of_numpy():
+    assert RetinaNetPostprocess(ANCHORS, detections_per_image=np.int64(5)).detections_per_image == 5
+    case = Case()
+    array = [np.array(size) for size in SIZES]
+    got, wanted = (AFTER.candidates(case.logits, case.deltas, SHAPE, sizes) for sizes in (array, SIZES))
+    assert torch.equal(got[1], wanted[1])
+
+
 def test_no_images():
     case = Case()
     logits, deltas = [of[:0] for of in case.levels], [of[:0] for of in case.delta_levels]
     assert AFTER.candidates(logits, deltas, SHAPE)[1].shape[0] == 0
+
+
+def sizes_given(sizes):
+    case = Case()
+    return AFTER.candidates(case.logits, case.deltas, SHAPE, sizes)
 
 
 BAD = [
@@ -179,6 +193,9 @@ BAD = [
     (lambda: RetinaNetPostprocess(ANCHORS, topk_per_level=0), "topk_per_level is 0; expected an integer >= 1"),
     (lambda: RetinaNetPostprocess(ANCHORS, score_threshold="x"), "score_threshold is 'x'"),
     (lambda: RetinaNetPostprocess(ANCHORS, nms_threshold=None), "nms_threshold is None"),
+    (lambda: sizes_given([(64, 96)]), r"image_sizes is \[\(64, 96\)\]; expected a list of 2 pairs"),
+    (lambda: sizes_given([(64, -1)] * 2), r"image_sizes\[0\] is \(64, -1\); expected two positive integers"),
+    (lambda: sizes_given([(64, 96), 64.5]), r"image_sizes\[1\] is 64.5; expected two positive integers"),
     (lambda: RetinaNetPostprocess(ANCHORS, detections_per_image=0), "detections_per_image is 0; expected an integer"),
     (lambda: RetinaNetPostprocess(ANCHORS, detections_per_image=2.5), "detections_per_image is 2.5; expected an int"),
     (lambda: RetinaNetPostprocess(ANCHORS, coder="x"), "coder is 'x'; expected a BoxCoder"),
