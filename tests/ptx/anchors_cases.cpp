@@ -21,13 +21,13 @@ void add_level(SpecParts& arguments, std::int64_t numbers, double size, Pair str
 }
 
 Bytes by_cpu(const Pyramid& pyramid, Dtype dtype) {
-  Bytes all(static_cast<std::size_t>(pyramid.num_anchors * pyramid.layout.components) * bytes_of(dtype));
+  Bytes all(static_cast<std::size_t>(pyramid.num_anchors * pyramid.layout.components) * size_of(dtype));
   generate_cpu(pyramid, dtype, all.data(), 0, pyramid.num_anchors);
   return all;
 }
 
 Bytes gathered(const Pyramid& pyramid, Dtype dtype, const void* indices, std::int32_t width, std::int64_t count) {
-  Bytes some(static_cast<std::size_t>(count * pyramid.layout.components) * bytes_of(dtype));
+  Bytes some(static_cast<std::size_t>(count * pyramid.layout.components) * size_of(dtype));
   gather_cpu(pyramid, {indices, width}, dtype, some.data(), 0, count);
   return some;
 }
@@ -38,7 +38,7 @@ void check_one(const SpecParts& arguments, const Request& request, Dtype dtype) 
   const Pyramid pyramid = spec.over(request);
   const std::string name = arguments.arithmetic + " " + arguments.layout + " " + kNames[static_cast<int>(dtype)];
   const std::int64_t n = pyramid.num_anchors;
-  const std::size_t odd = integer(0, 3) == 0 ? static_cast<std::size_t>(integer(1, 5)) * bytes_of(dtype) : 0;
+  const std::size_t odd = integer(0, 3) == 0 ? static_cast<std::size_t>(integer(1, 5)) * size_of(dtype) : 0;
   const Bytes all = by_cpu(pyramid, dtype);
   const auto generate = [&](void* out, auto) { generate_cuda(pyramid, dtype, out, device, nullptr); };
   compare("generate " + name, all, made(all.size(), odd, generate), dtype);
@@ -172,7 +172,7 @@ void check_many(bool full, int images, Dtype dtype) {
     const Bytes one = by_cpu(many.of(i), dtype);
     all.insert(all.end(), one.begin(), one.end());
   }
-  compare("many images", all, made(all.size(), images % 2 * bytes_of(dtype), many.launch(dtype)), dtype);
+  compare("many images", all, made(all.size(), images % 2 * size_of(dtype), many.launch(dtype)), dtype);
 }
 
 #if !defined(ANCHOR_EXT_DEVICE)
@@ -189,7 +189,7 @@ void check_all_far() {
       const Dtype dtype = kDtypes[integer(0, 3)];
       const auto generate = [&](void* out, auto) { generate_cuda(pyramid, dtype, out, device, nullptr); };
       const auto anchor = [&](std::int64_t index) { return gathered(pyramid, dtype, &index, 8, 1); };
-      check_far("generate", n, 4 * bytes_of(dtype), generate, anchor);
+      check_far("generate", n, 4 * size_of(dtype), generate, anchor);
       const AnchorPredicate question = inside_predicate(pyramid, {100000, 100000}, 0, dtype);
       const auto flags = [&](void* out, auto) {
         flags_cuda(pyramid, question, static_cast<bool*>(out), device, nullptr);

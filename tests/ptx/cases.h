@@ -32,7 +32,7 @@ inline double uniform(double a, double b) { return a + (b - a) * static_cast<dou
 inline std::int64_t integer(std::int64_t a, std::int64_t b) {
   return a + static_cast<std::int64_t>(rng() % static_cast<std::uint64_t>(b - a + 1));
 }
-inline std::size_t bytes_of(Dtype d) { return d == Dtype::float64 ? 8 : d == Dtype::float32 ? 4 : 2; }
+inline std::size_t size_of(Dtype dtype) { return static_cast<std::size_t>(anchor_ext::bytes_of(dtype)); }
 
 [[noreturn]] inline void wrong(const std::string& what, std::uint64_t at = 0) {
   std::fprintf(stderr, "cases: %s (%llu)\n", what.c_str(), static_cast<unsigned long long>(at));
@@ -43,14 +43,14 @@ inline std::size_t bytes_of(Dtype d) { return d == Dtype::float64 ? 8 : d == Dty
 inline void compare(const std::string& what, const Bytes& by_cpu, const Bytes& made, Dtype dtype) {
   const auto is_nan = [dtype](const unsigned char* number) {
     std::uint64_t bits = 0;
-    std::memcpy(&bits, number, bytes_of(dtype));
+    std::memcpy(&bits, number, size_of(dtype));
     if (dtype == Dtype::float64) return bits << 1 > std::uint64_t{0x7ff} << 53;
     if (dtype == Dtype::float32) return (bits & 0x7fffffff) > 0x7f800000;
     return (bits & 0x7fff) > (dtype == Dtype::float16 ? 0x7c00u : 0x7f80u);
   };
   ++count;
   if (by_cpu == made) return;
-  for (std::size_t i = 0, item = bytes_of(dtype); i < by_cpu.size(); i += item)
+  for (std::size_t i = 0, item = size_of(dtype); i < by_cpu.size(); i += item)
     if (std::memcmp(&by_cpu[i], &made[i], item) != 0 && !(is_nan(&by_cpu[i]) && is_nan(&made[i])))
       wrong(what + ": differs from the CPU at number", i / item);
 }
