@@ -91,7 +91,7 @@ def test_detectron2(loss, one_thread):
 
 @pytest.mark.mmcv
 def test_mmdetection(one_thread):
-    pytest.importorskip("mmcv.ops")
+    pytest.importorskip("mmcv._ext")
     pytest.importorskip("mmdet.models")
     from mmdet.models import RetinaHead
     from mmengine.config import ConfigDict
