@@ -22,11 +22,33 @@ __all__ = ["RetinaNetLoss", "RetinaNetPostprocess"]
 def _together(deltas: Any, anchors: Anchors, image_shape: Any) -> Tensor:
     """`(B, N, 4)`, also of a head's levels `(B, A*4, H, W)`."""
     count = anchors.num_anchors(image_shape)
+    if not isinstance(deltas, Tensor):
+        _must_be_levels("deltas", deltas, anchors, image_shape)
     together = deltas if isinstance(deltas, Tensor) else _of_levels(deltas)
     if together.ndim != 3 or together.shape[1] != count or together.shape[2] != 4:
         where = f"as anchors has in an image of {show(tuple(image_shape))}"
         raise ValueError(f"deltas has shape {shape_of(together)}; expected (images, {count}, 4), {where}")
     return together
+
+
+def _must_be_levels(name: str, levels: Any, anchors: Anchors, image_shape: Any) -> None:
+    """Levels of other grids may have as many anchors in all, such as with the image's sides the wrong way round."""
+    if is_compiled() or not isinstance(levels, (list, tuple)):  # a compiler would make of each level's sides a guard
+        return
+    grids = anchors.level_shapes(image_shape)
+    if len(levels) != len(grids):
+        raise ValueError(f"{name} is a list of {len(levels)}; expected {len(grids)} tensors, one per level of anchors")
+    for i, (level, grid, own) in enumerate(zip(levels, grids, anchors.num_cell_anchors, strict=True)):
+        if not isinstance(level, Tensor) or level.ndim != 4:
+            continue  # said elsewhere
+        rows, columns = level.shape[-2:]
+        if (rows, columns) != grid:
+            raise ValueError(
+                f"{name}[{i}] has a grid of {rows}x{columns}; expected {grid[0]}x{grid[1]}, as anchors has in an image "
+                f"of {show(tuple(image_shape))}, (height, width)"
+            )
+        if level.shape[1] % own:
+            raise ValueError(f"{name}[{i}] has {level.shape[1]} channels; expected a multiple of {own} cell anchors")
 
 
 def _of_levels(deltas: Any) -> Tensor:
@@ -131,6 +153,7 @@ class RetinaNetLoss(nn.Module):
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
         """
+        _must_be_levels("logits", logits, self.anchors, image_shape)
         together = _together(deltas, self.anchors, image_shape)
         _must_be_listed("boxes", boxes, together.shape[0])
         if labels is not None:
@@ -207,6 +230,7 @@ class RetinaNetPostprocess(nn.Module):
             level_sizes = self.anchors.level_sizes(image_shape)
             found = select(logits, level_sizes=level_sizes, **self._selecting())
         else:
+            _must_be_levels("logits", logits, self.anchors, image_shape)
             _must_be_listed("logits", logits, len(self.anchors.level_shapes(image_shape)), "level")
             if any(level.ndim != 4 for level in logits):
                 raise ValueError(

@@ -19,7 +19,9 @@ _DETECTORS = (
     (faster_rcnn.FasterRCNN, _torchvision_rpn.accelerate),  # of which MaskRCNN and KeypointRCNN are
     (ssd.SSD, _torchvision_ssd.accelerate),
 )
-_EXPECTED = "a RetinaNet of torchvision's, or its FasterRCNN, MaskRCNN, KeypointRCNN or SSD"
+_EXPECTED = (
+    "a RetinaNet of torchvision's, or its FasterRCNN, MaskRCNN, KeypointRCNN or SSD, without another module around it"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,26 @@ from .._recording import is_traced
 from ..coders import BoxCoder
 from ..losses import box_loss, focal_loss
 from ..postprocessing import suppressed
-from ._torchvision_swapped import Swapped, drop_in, is_16_bit, matched, must_not_override, swap, why_not_ours
+from . import _check as check
+from ._torchvision_swapped import (
+    Swapped,
+    drop_in,
+    is_16_bit,
+    matched,
+    must_be_whole,
+    must_not_override,
+    swap,
+    why_not_ours,
+)
 
 __all__ = ["accelerate"]
 
 _PARTS = ("anchors", "losses", "postprocessing")
 _REPLACED = ("compute_loss", "postprocess_detections")
+
+
+def _widened(output: Tensor) -> Tensor:
+    return output.float() if is_16_bit(output.dtype) else output
 
 
 class RetinaNet(Swapped):
@@ -32,6 +46,9 @@ class RetinaNet(Swapped):
     head: Any
 
     def compute_loss(self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: Any) -> Any:
+        for i, target in enumerate(targets):
+            count, expected = len(target["labels"]), f"{len(target['boxes'])}, as many as boxes"
+            check.that(count == len(target["boxes"]), f"the number of targets[{i}]['labels']", count, expected)
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         boxes, labels = [target["boxes"] for target in targets], [target["labels"] for target in targets]
         level_shapes, image_shape, dtype = getattr(self.anchor_generator, "recent", ([], None, None))
@@ -41,6 +58,8 @@ class RetinaNet(Swapped):
             exact = exact and not any(is_16_bit(of.dtype) for of in (logits, deltas))
         stays = "losses" not in self._accelerated.parts or _why_losses_stay(self, self.anchor_generator)
         if not exact or stays or is_traced():  # also what was changed since
+            if self._accelerated.float32:
+                head_outputs = {name: _widened(output) for name, output in head_outputs.items()}
             return super().compute_loss(targets, head_outputs, anchors)  # type: ignore[misc]
         grid, regression = self.anchor_generator.grid, self.head.regression_head
         of_anchors = matched(self, boxes, level_shapes, image_shape)
@@ -63,10 +82,7 @@ class RetinaNet(Swapped):
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> Any:
         if self._accelerated.float32:
-            head_outputs = {
-                name: [level.float() if is_16_bit(level.dtype) else level for level in levels]
-                for name, levels in head_outputs.items()
-            }
+            head_outputs = {name: list(map(_widened, levels)) for name, levels in head_outputs.items()}
         # Scores that are selected have no gradient, which torchvision's have.
         with_gradient = torch.is_grad_enabled() and any(level.requires_grad for level in head_outputs["cls_logits"])
         own_coder = type(self.box_coder) is not det_utils.BoxCoder  # type: ignore[attr-defined]
@@ -128,5 +144,6 @@ def accelerate(model: Any, float32: bool) -> dict[str, str | None]:
         left["losses"] = why
     if type(model.box_coder) is not det_utils.BoxCoder:
         left["postprocessing"] = f"box_coder is a {type(model.box_coder).__name__}; expected torchvision's BoxCoder"
+    must_be_whole(float32, left, "anchors")
     swap(model, RetinaNet, generator, [part for part in _PARTS if part not in left], float32)
     return {part: left.get(part) for part in _PARTS}

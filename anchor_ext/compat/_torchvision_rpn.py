@@ -13,7 +13,16 @@ from torchvision.ops import boxes as box_ops
 
 from .._recording import is_traced
 from . import _check as check
-from ._torchvision_swapped import Swapped, drop_in, is_16_bit, matched, must_not_override, swap, why_not_ours
+from ._torchvision_swapped import (
+    Swapped,
+    drop_in,
+    is_16_bit,
+    matched,
+    must_be_whole,
+    must_not_override,
+    swap,
+    why_not_ours,
+)
 
 __all__ = ["accelerate"]
 
@@ -152,6 +161,7 @@ def accelerate(model: Any, float32: bool) -> dict[str, str | None]:
         left["losses"] = why
     if why := _why_coder(module):
         left["proposals"] = why
+    must_be_whole(float32, left, "anchors", "proposals")
     swap(module, RegionProposalNetwork, generator, [part for part in _PARTS if part not in left], float32)
     swap(model, Detector)
     return {part: left.get(part) for part in _PARTS}

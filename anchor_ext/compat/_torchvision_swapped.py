@@ -21,6 +21,7 @@ __all__ = [
     "drop_in",
     "is_16_bit",
     "matched",
+    "must_be_whole",
     "must_not_override",
     "swap",
     "type_of",
@@ -150,6 +151,14 @@ def must_not_override(module: Any, original: type, names: Iterable[str]) -> None
     for name in names:
         own = getattr(type(module), name, None) is not getattr(original, name) or name in vars(module)
         check.that(not own, f"{type(module).__name__}.{name}", "overridden", "torchvision's own, which it replaces")
+
+
+def must_be_whole(float32: bool, left: dict[str, str], *parts: str) -> None:
+    """Raises CompatError where parts without which nothing would be float32 are left."""
+    for part in parts:
+        check.that(
+            not (float32 and part in left), "float32", float32, f"False, since {part} are left: {left.get(part)}"
+        )
 
 
 def why_not_ours(generator: Any) -> str:

@@ -419,11 +419,13 @@ def accelerate(model: nn.Module, *, float32: bool = False) -> Any:
             torchvision's, of anchors with 16 bits, and a training step takes torchvision's way. Not for an SSD.
 
     Returns:
-        An object with `replaced`, the names of the parts, and `left`, the others with a reason each.
+        A report, not the model, which is changed in place: `replaced`, the names of the parts, and `left`, the others
+        with a reason each.
 
     Raises:
         CompatError: `model` is none of these detectors, or its class overrides what would be replaced; or `float32`
-            is no bool, or True for an SSD. A model that was accelerated is restored then.
+            is no bool, or True for an SSD or where anchors or proposals are left. A model that was accelerated is
+            restored then.
     """
     from ._torchvision_accelerate import accelerate
 

@@ -128,6 +128,15 @@ def test_copies_keep_it_and_restore_ends_it(how, one_thread):
         assert losses == wanted
 
 
+def test_losses_that_are_left_are_float32_too(one_thread):
+    model, stock = retinanet(), in_float32(retinanet(), lambda one: one)
+    for one in (model, stock):
+        one.head.regression_head._loss_type = "ciou"
+    assert "ciou" in accelerate(model, float32=True).left["losses"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_steps_alike(model, stock, *batch())
+
+
 def test_called_again_it_counts_anew(one_thread):
     model, _ = pair_of_retinanets()
     accelerate(model)
@@ -139,5 +148,10 @@ def test_what_is_refused():
     ssd = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
     with pytest.raises(ValueError, match="float32 is True; expected False for an SSD, whose losses"):
         accelerate(ssd, float32=True)
+    model = retinanet()
+    model.anchor_generator.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="float32 is True; expected False, since anchors are left: anchor_gen"):
+        accelerate(model, float32=True)
+    assert type(model) is type(retinanet())
     with pytest.raises(ValueError, match="float32 is 1; expected True or False"):
         accelerate(retinanet(), float32=1)

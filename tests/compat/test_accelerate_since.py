@@ -119,3 +119,12 @@ def test_a_generator_that_was_taken_away_is_as_before(one_thread):
     model.anchor_generator = Original(((16,), (32,), (64,), (128,), (256,)))
     restore(model)
     assert not ours._forward_hooks and "recent" not in vars(ours)
+
+
+def test_labels_as_many_as_boxes(one_thread):
+    model = retinanet()
+    accelerate(model)
+    images, targets = batch()
+    targets[2]["labels"] = targets[2]["labels"][:-1]
+    with pytest.raises(ValueError, match=r"the number of targets\[2\]\['labels'\] is 3; expected 4, as many as boxes"):
+        model.train()(images, targets)

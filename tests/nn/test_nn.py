@@ -218,14 +218,27 @@ BAD = [
         lambda: of_case(lambda c: AFTER(c.levels, c.deltas, (64, 64))),
         r"deltas has shape .*; expected \(images, \d+, 4\)",
     ),
-    (lambda: of_case(lambda c: AFTER(c.levels[:2], c.deltas, SHAPE)), "logits is .*; expected a list of 3 tensors"),
-    (lambda: of_case(lambda c: AFTER([*c.levels[:2], c.levels[2][:, :7]], c.deltas, SHAPE)), "logits have 2 images of"),
-    (lambda: of_case(lambda c: AFTER(None, c.deltas, SHAPE)), "logits is None; expected a list of 3 tensors"),
-    (lambda: RetinaNetLoss(ANCHORS)(Case().logits, [], [], [], SHAPE), "deltas has 0 tensors; expected one per level"),
+    (lambda: of_case(lambda c: AFTER(c.levels[:2], c.deltas, SHAPE)), r"logits is a list of 2; expected 3 tensors"),
     (
-        lambda: RetinaNetPostprocess(ANCHORS)(Case().logits, [torch.zeros(2, 7, 1, 1)], SHAPE),
-        r"deltas\[0\] has shape \(2, 7, 1, 1\); expected a tensor \(images, cell anchors \* 4, rows, columns\)",
+        lambda: of_case(lambda c: AFTER([*c.levels[:2], c.levels[2][:, :7]], c.deltas, SHAPE)),
+        r"logits\[2\] has 7 channels; expected a multiple of 9",
     ),
+    (lambda: of_case(lambda c: AFTER(None, c.deltas, SHAPE)), "logits is None; expected a list of 3 tensors"),
+    (lambda: RetinaNetLoss(ANCHORS)(Case().logits, [], [], [], SHAPE), "deltas is a list of 0; expected 3 tensors"),
+    (
+        lambda: of_case(lambda c: AFTER(c.logits, [c.delta_levels[0][:, :9], *c.delta_levels[1:]], SHAPE)),
+        r"deltas\[0\] has shape \(2, 9, 15, 19\); expected a tensor \(images, cell anchors \* 4, rows, columns\)",
+    ),
+    (
+        lambda: of_case(lambda c: AFTER(c.levels, c.delta_levels, SHAPE[::-1])),
+        r"deltas\[0\] has a grid of 15x19; expected 19x15, .* image of \(152, 120\), \(height, width\)",
+    ),
+    (
+        lambda: of_case(lambda c: loss(c.levels[::-1], c.delta_levels)),
+        r"logits\[0\] has a grid of 4x5; expected 15x19",
+    ),
+    (lambda: of_case(lambda c: loss(c.levels, c.delta_levels[::-1])), r"deltas\[0\] has a grid of 4x5; expected 15x19"),
+    (lambda: of_case(lambda c: AFTER(c.levels[::-1], c.deltas, SHAPE)), r"logits\[0\] has a grid of 4x5"),
 ]
 
 
