@@ -87,7 +87,8 @@ def _sizes_of(image_sizes: Any, count: int) -> list[Any]:
 
 def _must_be_anchors(anchors: Any) -> None:
     if not isinstance(anchors, Anchors):
-        raise TypeError(f"anchors is {show(anchors)}; expected Anchors")
+        others = "anchor_ext.losses takes grids, and compat.torchvision.accelerate torchvision's detectors"
+        raise TypeError(f"anchors is {show(anchors)}; expected Anchors; {others}")
 
 
 class RetinaNetLoss(nn.Module):

@@ -121,6 +121,8 @@ def arguments() -> argparse.Namespace:
     for path in (options.images, options.annotations):
         if not path.exists():
             parser.error(f"{path} does not exist")
+    if (options.output / "last.pt").exists() and not options.resume:
+        parser.error(f"--output: {options.output / 'last.pt'} exists; go on with --resume, or name another folder")
     if options.resume and not (options.output / "last.pt").exists():
         parser.error(f"--resume: {options.output / 'last.pt'} does not exist")
     return options

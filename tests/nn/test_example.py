@@ -139,6 +139,8 @@ def test_what_is_missing_is_named(drawn, tmp_path, example):
     torch.save({"names": ["cat", "dog"], "model": {}}, tmp_path / "last.pt")
     done = run(drawn, tmp_path, "--resume")
     assert done.returncode == 1 and "last.pt has the classes ['cat', 'dog']; expected ['box', 'ring']" in done.stderr
+    done = run(drawn, tmp_path)
+    assert done.returncode == 2 and "last.pt exists; go on with --resume" in done.stderr
     for change, message in (
         (lambda data: data["images"].append({"id": 99, "file_name": "none.png", "height": 9, "width": 9}), ""),
         (lambda data: data["images"][3].update(file_name="gone.png", height=SIDE, width=SIDE), "gone.png"),
