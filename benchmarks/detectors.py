@@ -307,8 +307,9 @@ def main() -> None:
                 rows += measure(name, shape, count, device, options.rounds, options.autocast)
     if options.json:
         about = {**versions(), "hardware": hardware(device), "malloc": os.environ.get("GLIBC_TUNABLES")}
+        given = [argument for argument in sys.argv[1:] if options.json not in argument and argument != "--json"]
         result = {
-            "command": " ".join(["python benchmarks/detectors.py", *sys.argv[1:]]),
+            "command": " ".join(["python benchmarks/detectors.py", *given]),
             "versions": about,
             "rows": rows,
         }

@@ -118,8 +118,8 @@ def test_mmdetection(one_thread):
             "strides": strides,
         },
         bbox_coder={"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": stds},
-        loss_cls={"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25},
-        loss_bbox={"type": "L1Loss"},
+        loss_cls={"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 0.7},
+        loss_bbox={"type": "L1Loss", "loss_weight": 1.3},
         train_cfg=ConfigDict(assigner=assigner, sampler={"type": "PseudoSampler"}, allowed_border=-1, pos_weight=-1),
     )
     model = copy.deepcopy(stock)
@@ -130,7 +130,8 @@ def test_mmdetection(one_thread):
     for count in (7, 0, 30):
         boxes, labels = ground_truth(count, random)
         truth.append(InstanceData(bboxes=boxes, labels=labels))
-    metas = [{"img_shape": SHAPE, "pad_shape": SHAPE, "scale_factor": 1}] * 3
+    padded = [SHAPE, (224, 320), (192, 160)]  # images of a batch differ
+    metas = [{"img_shape": shape, "pad_shape": shape, "scale_factor": 1} for shape in padded]
 
     def losses_of(head):
         losses = head.loss_by_feat(*head(maps), truth, metas)
